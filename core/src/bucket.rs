@@ -1,0 +1,531 @@
+//! A cached bucket: what this process holds of one (entity, resource), behind one lock.
+//!
+//! The hot path is [`BucketRef::take`]: a hit is paid from the bucket's purse without the lock, the
+//! I/O, or an allocation. All else happens under the lock. What the reconciler does with the same
+//! state is in [`crate::renewal`].
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use crate::item::BucketItem;
+use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse, PurseRef};
+use crate::renewal::Books;
+use crate::request::{Charges, Request, fingerprint};
+use crate::{BucketKey, Clock, Limit, MonotonicTime, Tick};
+
+/// A request that was paid from the block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paid {
+    /// What was taken, by slot.
+    pub charges: Charges,
+    /// Which block paid.
+    pub generation: u32,
+    /// Whether the block runs low: tell the reconciler.
+    pub hint: bool,
+}
+
+/// Why a request was not paid from the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The table has said no not long ago, and cannot have changed its mind.
+    Refused,
+    /// The table has to be asked.
+    Miss,
+    /// The table could not be asked not long ago.
+    Unavailable,
+    /// The bucket does not know these limits; [`Bucket::declare`] them.
+    Undeclared,
+}
+
+/// One limit of a bucket that is in use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slot {
+    /// Spendable until the block expires.
+    pub(crate) stock: u64,
+    /// Below it, the reconciler is told.
+    pub(crate) low_water: u64,
+    /// Of the stock, what is in the purse while nobody holds the lock.
+    in_purse: u64,
+    /// Consumed since the last write that reported it.
+    pub(crate) spent: u64,
+    /// Asked for, and refused or waited for, since demand was last observed.
+    pub(crate) refused: u64,
+    /// Until then a miss is a refusal.
+    pub(crate) denied_until: MonotonicTime,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) limits: Arc<[Limit]>,
+    /// None: nothing is held, nothing is owed, nobody has asked for a while.
+    pub(crate) active: Option<Box<Active>>,
+    /// Counts blocks; a refund goes to the block that paid, or else to the table.
+    generation: u32,
+    /// The reconciler has been told, and has not looked yet.
+    pub(crate) hinted: bool,
+}
+
+/// What a bucket needs while it is in use.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) limits: Arc<[Limit]>,
+    pub(crate) slots: SmallVec<[Slot; 2]>,
+    /// When the block stops being spendable.
+    pub(crate) expires_at: MonotonicTime,
+    pub(crate) expires_tick: Tick,
+    pub(crate) generation: u32,
+    pub(crate) books: Books,
+}
+
+/// A cached bucket.
+#[derive(Debug)]
+pub struct Bucket {
+    purse: OwnPurse,
+    key: BucketKey,
+    /// Guards all that changes, but for the purse. Two buckets are locked at once only by
+    /// [`Bucket::take_both`], the one at the lower address first. Nothing foreign is called
+    /// while it is held.
+    state: Mutex<State>,
+}
+
+/// The state under its lock. What was spent from the purse is in the slots; it goes back to the
+/// purse when the guard is dropped.
+pub(crate) struct Locked<'a> {
+    purse: &'a OwnPurse,
+    state: MutexGuard<'a, State>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let state = &mut *self.state;
+        let mut filling = Filling {
+            fingerprint: fingerprint(&state.limits),
+            ..Filling::default()
+        };
+        if let Some(active) = state.active.as_deref_mut() {
+            filling.generation = active.generation;
+            let told = state.hinted || active.books.is_writing();
+            for (lane, slot) in active.slots.iter_mut().take(LANES).enumerate() {
+                slot.in_purse = slot.stock.min(LANE_MAX);
+                slot.stock -= slot.in_purse;
+                filling.tokens[lane] = slot.in_purse;
+                filling.low_water[lane] = if told { 0 } else { slot.low_water };
+            }
+            filling.expires = active.expires_tick;
+        }
+        self.purse.fill(&filling);
+    }
+}
+
+/// A shared bucket, and the way to its purse that does not lead through it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BucketRef {
+    purse: PurseRef,
+    bucket: Arc<Bucket>,
+}
+
+impl BucketRef {
+    pub(crate) fn new(bucket: Bucket) -> Self {
+        Self {
+            purse: bucket.purse.share(),
+            bucket: Arc::new(bucket),
+        }
+    }
+
+    /// The bucket itself.
+    #[must_use]
+    pub fn bucket(&self) -> &Arc<Bucket> {
+        &self.bucket
+    }
+
+    /// Takes the tokens of a valid `request` from the block, all of them or none.
+    ///
+    /// A hit that charges at most the first two limits is one compare-and-swap: no lock, no I/O,
+    /// no await, no allocation.
+    ///
+    /// # Errors
+    /// The [`Shortage`], if the block cannot pay; then nothing is taken.
+    #[inline]
+    pub fn take(&self, clock: &Clock, request: &Request<'_>) -> Result<Paid, Shortage> {
+        let pay = || {
+            let charges = request.charges()?;
+            let lanes = charges.lanes()?;
+            let payment = self.purse.pay(clock.tick(), request.fingerprint(), lanes)?;
+            Some((charges, payment))
+        };
+        let Some((charges, payment)) = pay() else {
+            return self.bucket.take_under_lock(clock, request);
+        };
+        Ok(Paid {
+            charges,
+            generation: payment.generation,
+            hint: payment.low && self.bucket.runs_low(),
+        })
+    }
+}
+
+impl Deref for BucketRef {
+    type Target = Bucket;
+    fn deref(&self) -> &Bucket {
+        &self.bucket
+    }
+}
+
+impl Bucket {
+    /// A bucket of which this process holds nothing.
+    pub(crate) fn new(purse: OwnPurse, key: BucketKey, limits: Arc<[Limit]>) -> Self {
+        Self {
+            purse,
+            key,
+            state: Mutex::new(State {
+                limits,
+                active: None,
+                generation: 0,
+                hinted: false,
+            }),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        let mut state = self.state.lock();
+        let left = self.purse.empty();
+        if let Some(active) = state.active.as_deref_mut() {
+            for (slot, left) in active.slots.iter_mut().zip(left) {
+                slot.stock += left;
+                slot.spent += slot.in_purse - left;
+                slot.in_purse = 0;
+            }
+        }
+        Locked {
+            purse: &self.purse,
+            state,
+        }
+    }
+
+    /// Which bucket it is.
+    #[must_use]
+    pub fn key(&self) -> &BucketKey {
+        &self.key
+    }
+
+    /// The limits as they were last declared.
+    #[must_use]
+    pub fn limits(&self) -> Arc<[Limit]> {
+        self.state.lock().limits.clone()
+    }
+
+    /// A payment has left the block low: is the reconciler to be told?
+    #[cold]
+    fn runs_low(&self) -> bool {
+        self.lock().ask_for_a_look()
+    }
+
+    #[cold]
+    fn take_under_lock(
+        &self,
+        clock: &Clock,
+        request: &Request<'_>,
+    ) -> Result<Paid, Shortage> {
+        let now = clock.now();
+        let mut state = self.lock();
+        let charges = state.check(now, request)?;
+        Ok(state.spend(charges))
+    }
+
+    /// Takes the tokens of a valid `request` from both buckets, or from neither.
+    ///
+    /// # Errors
+    /// The [`Shortage`] of each that cannot pay; then nothing is taken from either.
+    pub fn take_both(
+        &self,
+        other: &Self,
+        clock: &Clock,
+        request: &Request<'_>,
+    ) -> Result<[Paid; 2], [Option<Shortage>; 2]> {
+        debug_assert!(!std::ptr::eq(self, other), "an entity is not its own parent");
+        let (mut mine, mut theirs);
+        if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
+            mine = self.lock();
+            theirs = other.lock();
+        } else {
+            theirs = other.lock();
+            mine = self.lock();
+        }
+        let now = clock.now();
+        match (mine.check(now, request), theirs.check(now, request)) {
+            (Ok(a), Ok(b)) => Ok([mine.spend(a), theirs.spend(b)]),
+            (a, b) => Err([a.err(), b.err()]),
+        }
+    }
+
+    /// Makes `limits` known to the bucket. A limit of the same name is replaced; what is held
+    /// under other terms is given back by the next renewal. Other limits stay.
+    pub fn declare(&self, limits: &Arc<[Limit]>) {
+        self.lock().declare(limits);
+    }
+
+    /// Charges tokens whatever the block holds: the rest is owed to the table.
+    ///
+    /// Returns whether the reconciler is to be told.
+    pub fn charge_anyway(&self, clock: &Clock, slot: u32, tokens: u64) -> bool {
+        let now = clock.now();
+        let mut state = self.lock();
+        let active = state.active();
+        let live = now < active.expires_at;
+        let Some(s) = active.slots.get_mut(slot as usize) else {
+            return false;
+        };
+        let paid = if live { s.stock.min(tokens) } else { 0 };
+        s.stock -= paid;
+        s.spent += tokens;
+        active.books.account(slot as usize).debt += tokens - paid;
+        paid < tokens && state.ask_for_a_look()
+    }
+
+    /// Gives tokens of an earlier charge back: to the block that paid if it is still the same,
+    /// to the table with the next renewal otherwise.
+    ///
+    /// Returns whether the reconciler is to be told.
+    pub fn give_back(&self, clock: &Clock, generation: u32, charges: &Charges) -> bool {
+        let now = clock.now();
+        let mut state = self.lock();
+        let active = state.active();
+        let same = active.generation == generation && now < active.expires_at;
+        for (slot, tokens) in charges.iter() {
+            let Some(s) = active.slots.get_mut(slot as usize) else {
+                continue;
+            };
+            s.denied_until = MonotonicTime::ZERO;
+            let refunded = if same { tokens.min(s.spent) } else { 0 };
+            s.stock += refunded;
+            s.spent -= refunded;
+            active.books.account(slot as usize).credit += tokens - refunded;
+        }
+        !same && state.ask_for_a_look()
+    }
+
+    /// Registers what a caller is waiting for. Returns whether the reconciler is to be told.
+    pub fn want(&self, request: &Request<'_>) -> bool {
+        let mut state = self.lock();
+        let Some(charges) = state.resolve(request) else {
+            return false;
+        };
+        let active = state.active();
+        for (slot, tokens) in charges.iter() {
+            active.slots[slot as usize].refused += tokens;
+            active.books.account(slot as usize).want(tokens);
+        }
+        state.ask_for_a_look()
+    }
+
+    /// The item as it was last seen in the table.
+    #[must_use]
+    pub fn seen(&self) -> Option<BucketItem> {
+        let state = self.state.lock();
+        state.active.as_ref().and_then(|active| active.books.seen.clone())
+    }
+
+    /// Remembers what a strict write found or left in the table. Returns whether the reconciler
+    /// is to be told.
+    pub fn saw(&self, clock: &Clock, item: Option<BucketItem>) -> bool {
+        let now = clock.now();
+        let mut state = self.lock();
+        let fresh = state.active.is_none();
+        state.active().books.saw(now, item);
+        fresh && state.ask_for_a_look()
+    }
+}
+
+impl State {
+    /// What the bucket needs while it is in use, from now on.
+    fn active(&mut self) -> &mut Active {
+        let (limits, generation) = (&self.limits, self.generation);
+        self.active.get_or_insert_with(|| {
+            Box::new(Active {
+                slots: limits.iter().map(|_| Slot::default()).collect(),
+                books: Books::new(limits.len()),
+                limits: limits.clone(),
+                expires_at: MonotonicTime::ZERO,
+                expires_tick: Tick::default(),
+                generation,
+            })
+        })
+    }
+
+    /// The bucket is not in use any more.
+    pub(crate) fn rest(&mut self) {
+        if let Some(active) = self.active.take() {
+            self.generation = active.generation.wrapping_add(1);
+        }
+    }
+
+    pub(crate) fn ask_for_a_look(&mut self) -> bool {
+        !std::mem::replace(&mut self.hinted, true)
+    }
+
+    /// The slots and amounts of a request; none if a limit is not known with these terms.
+    fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
+        if fingerprint(&self.limits) == request.fingerprint() {
+            return request.charges();
+        }
+        if !request.limits().iter().all(|limit| self.limits.contains(limit)) {
+            return None;
+        }
+        let mut charges = Charges::default();
+        for (name, amount) in request.consume() {
+            let slot = self.limits.iter().position(|limit| limit.name() == *name)?;
+            charges.push(slot as u32, *amount);
+        }
+        Some(charges)
+    }
+
+    fn check(&mut self, now: MonotonicTime, request: &Request<'_>) -> Result<Charges, Shortage> {
+        let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
+        let Some(active) = self.active.as_deref_mut() else {
+            let nothing = charges.iter().all(|(_, tokens)| tokens == 0);
+            return if nothing { Ok(charges) } else { Err(Shortage::Miss) };
+        };
+        if active.has(now, &charges) || active.release(now) && active.has(now, &charges) {
+            return Ok(charges);
+        }
+        Err(active.shortage(now, &charges))
+    }
+
+    fn spend(&mut self, charges: Charges) -> Paid {
+        let mut low = false;
+        let mut generation = self.generation;
+        if let Some(active) = self.active.as_deref_mut() {
+            generation = active.generation;
+            for (slot, tokens) in charges.iter() {
+                let slot = &mut active.slots[slot as usize];
+                slot.stock -= tokens.min(slot.stock);
+                slot.spent += tokens;
+                low |= slot.stock < slot.low_water;
+            }
+        }
+        Paid {
+            charges,
+            generation,
+            hint: low && self.ask_for_a_look(),
+        }
+    }
+
+    fn declare(&mut self, limits: &Arc<[Limit]>) {
+        let Some(active) = self.active.as_deref_mut() else {
+            self.limits = limits.clone();
+            return;
+        };
+        let mut merged = self.limits.to_vec();
+        for limit in limits.iter() {
+            match merged.iter().position(|known| known.name() == limit.name()) {
+                Some(at) if merged[at] == *limit => {}
+                Some(at) => {
+                    merged[at] = limit.clone();
+                    active.recall(at);
+                }
+                None => {
+                    merged.push(limit.clone());
+                    active.slots.push(Slot::default());
+                    active.books.account(merged.len() - 1);
+                }
+            }
+        }
+        let same = merged[..] == limits[..];
+        self.limits = if same { limits.clone() } else { merged.into() };
+        active.limits = self.limits.clone();
+    }
+}
+
+impl Active {
+    fn has(&self, now: MonotonicTime, charges: &Charges) -> bool {
+        let live = now < self.expires_at;
+        charges.iter().all(|(slot, tokens)| {
+            tokens == 0 || live && self.slots[slot as usize].stock >= tokens
+        })
+    }
+
+    fn shortage(&mut self, now: MonotonicTime, charges: &Charges) -> Shortage {
+        let live = now < self.expires_at;
+        let denied = charges.iter().any(|(slot, tokens)| {
+            let slot = &self.slots[slot as usize];
+            now < slot.denied_until && (!live || slot.stock < tokens)
+        });
+        if denied {
+            for (slot, tokens) in charges.iter() {
+                self.slots[slot as usize].refused += tokens;
+            }
+            Shortage::Refused
+        } else if now < self.books.unavailable_until {
+            Shortage::Unavailable
+        } else {
+            Shortage::Miss
+        }
+    }
+
+    /// Moves what the schedules have released into the stock.
+    pub(crate) fn release(&mut self, now: MonotonicTime) -> bool {
+        let mut any = false;
+        for (slot, account) in self.slots.iter_mut().zip(&mut self.books.accounts) {
+            let fresh = account.schedule.release(now);
+            slot.stock += fresh;
+            any |= fresh > 0;
+        }
+        any
+    }
+
+    /// Takes what is held of a limit out of circulation, to be given back.
+    fn recall(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        let stock = std::mem::take(&mut slot.stock);
+        slot.low_water = 0;
+        slot.denied_until = MonotonicTime::ZERO;
+        let account = self.books.account(at);
+        account.recalled += stock + account.schedule.cancel(u64::MAX);
+        self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// What is known about a limit of a bucket without asking the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knowledge {
+    /// Surely spendable here and now.
+    pub in_hand: u64,
+    /// The best estimate for the whole bucket, what is in hand included; negative: debt.
+    pub estimate: i64,
+    /// How old the estimate is; none if the table has never been seen.
+    pub age: Option<Duration>,
+    /// Whether a request for more than is in hand would be refused without asking the table.
+    pub denied: bool,
+    /// How long until `requested` tokens may be had here.
+    pub retry_after: Duration,
+}
+
+impl Knowledge {
+    /// Of a bucket that is not in use: for all that is known, it is full.
+    pub(crate) fn nothing(limit: &Limit) -> Self {
+        Self {
+            in_hand: 0,
+            estimate: i64::try_from(limit.burst_tokens()).unwrap_or(i64::MAX),
+            age: None,
+            denied: false,
+            retry_after: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The core of zae-limiter: limits, bucket arithmetic, token blocks, the bucket cache.
+//!
+//! No I/O, no futures, no clock of its own: time comes in, decisions and writes-as-data go out.
+//! Users add the `zae-limiter` crate, which re-exports what they need of this one.
+
+mod block;
+mod bucket;
+mod cache;
+mod error;
+mod gcra;
+pub mod item;
+mod key;
+mod limit;
+mod names;
+pub mod plan;
+mod purse;
+pub mod renewal;
+mod request;
+pub mod schema;
+pub mod sizing;
+mod time;
+
+pub use block::Schedule;
+pub use bucket::{Bucket, BucketRef, Knowledge, Paid, Shortage};
+pub use cache::BucketCache;
+pub use error::ValidationError;
+pub use gcra::Ticks;
+pub use key::BucketKey;
+pub use limit::{Limit, Terms};
+pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
+pub use request::{Charges, Request};
+pub use time::{Clock, ManualClock, MonotonicTime, Tick, WallTime};

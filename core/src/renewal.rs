@@ -1,0 +1,670 @@
+//! What the reconciler does with one bucket, as pure steps: [`Bucket::check`] says what is to
+//! happen, the embedder makes the write, [`Bucket::complete`] takes its outcome in.
+//!
+//! One renewal is one write. It gives back what is unspent, takes the next block, reports
+//! consumption and settles adjustments, as one net change. While it is under way the process
+//! goes on spending what it keeps in any case.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::block::Schedule;
+use crate::bucket::{Active, Bucket, Knowledge, Slot};
+use crate::item::{BucketItem, Ring};
+use crate::plan::{self, Entry, Holding, Plan, Transfer};
+use crate::sizing::{AHEAD_PERIODS, Demand, Grant, Situation};
+use crate::{Clock, Limit, MonotonicTime, WallTime};
+
+/// What the reconciler is set to.
+#[derive(Clone, Copy, Debug)]
+pub struct RenewalSettings {
+    /// How often a block in use is renewed.
+    pub renewal: Duration,
+    /// How long a block is spendable.
+    pub lease_ttl: Duration,
+    /// How long a write takes, as measured.
+    pub latency: Duration,
+}
+
+/// The time, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For how long things last here.
+    pub monotonic: MonotonicTime,
+    /// For what is written to the table.
+    pub wall: WallTime,
+}
+
+impl Now {
+    /// What `clock` says.
+    #[must_use]
+    pub fn of(clock: &Clock) -> Self {
+        Self {
+            monotonic: clock.now(),
+            wall: clock.wall(),
+        }
+    }
+}
+
+/// What is to happen with a bucket.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Make this write and report its outcome with [`Bucket::complete`].
+    Write(Plan),
+    /// Look again then, or when told.
+    Wait(MonotonicTime),
+    /// Nothing is held and nothing is owed: the bucket may be forgotten.
+    Idle,
+}
+
+/// How a write ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It was applied, and left this.
+    Applied(BucketItem),
+    /// A guard did not hold; this was found.
+    Refused(Option<BucketItem>),
+    /// It was not applied, for a reason that has nothing to do with the bucket.
+    Failed,
+    /// It may have been applied.
+    Unknown,
+}
+
+/// Why a bucket is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is time, or somebody asked.
+    Due,
+    /// The process stops: everything is to be given back.
+    Closing,
+}
+
+/// How often one renewal is planned anew before it gives way.
+const TRIES_MAX: u32 = 6;
+
+/// What only the reconciler and the slow path need to know of a bucket.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub(crate) accounts: SmallVec<[Account; 2]>,
+    pub(crate) seen: Option<BucketItem>,
+    seen_at: MonotonicTime,
+    has_seen: bool,
+    /// The table could not be reached; until then it is not asked again.
+    pub(crate) unavailable_until: MonotonicTime,
+    failures: u32,
+    observed_at: MonotonicTime,
+    used_at: MonotonicTime,
+    renew_at: MonotonicTime,
+    tries: u32,
+    flight: Option<Flight>,
+}
+
+/// The books of one limit.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) schedule: Schedule,
+    /// Consumed beyond what was held: to be debited whatever the level.
+    pub(crate) debt: u64,
+    /// Consumption taken back: to be credited.
+    pub(crate) credit: u64,
+    /// Held under terms that no longer apply: to be credited.
+    pub(crate) recalled: u64,
+    wanted: u64,
+    wanted_least: u64,
+    demand: Demand,
+    observed_spent: u64,
+    entered: Option<Entry>,
+}
+
+/// A write under way.
+#[derive(Debug)]
+struct Flight {
+    planned_at: MonotonicTime,
+    only_converts: bool,
+    slots: SmallVec<[InFlight; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    kept: u64,
+    surplus: u64,
+    grant: Grant,
+    spent: u64,
+    owed: u64,
+    credited: u64,
+    recalled: u64,
+    wanted: u64,
+    wanted_least: u64,
+    entry: Option<Entry>,
+}
+
+impl Account {
+    pub(crate) fn want(&mut self, tokens: u64) {
+        let least = if self.wanted == 0 { u64::MAX } else { self.wanted_least };
+        self.wanted_least = least.min(tokens);
+        self.wanted += tokens;
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn is_surging(&self) -> bool {
+        let known = self.entered.map_or(0, Entry::demand_milli);
+        self.demand.milli() > known.saturating_mul(2)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.debt == 0 && self.credit == 0 && self.recalled == 0
+    }
+}
+
+impl Books {
+    pub(crate) fn new(slots: usize) -> Self {
+        let mut accounts = SmallVec::new();
+        accounts.resize_with(slots, Account::default);
+        Self {
+            accounts,
+            seen: None,
+            seen_at: MonotonicTime::ZERO,
+            has_seen: false,
+            unavailable_until: MonotonicTime::ZERO,
+            failures: 0,
+            observed_at: MonotonicTime::ZERO,
+            used_at: MonotonicTime::ZERO,
+            renew_at: MonotonicTime::ZERO,
+            tries: 0,
+            flight: None,
+        }
+    }
+
+    pub(crate) fn account(&mut self, slot: usize) -> &mut Account {
+        if slot >= self.accounts.len() {
+            self.accounts.resize_with(slot + 1, Account::default);
+        }
+        &mut self.accounts[slot]
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>) {
+        self.seen = item;
+        self.seen_at = now;
+        self.has_seen = true;
+    }
+}
+
+impl Bucket {
+    /// Looks at the bucket: is a write due?
+    pub fn check(&self, clock: &Clock, settings: &RenewalSettings, why: Why) -> Step {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let step = match state.active.as_deref_mut() {
+            Some(active) => active.check(now, settings, why),
+            None => Step::Idle,
+        };
+        if matches!(step, Step::Idle) {
+            state.rest();
+        }
+        step
+    }
+
+    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
+    pub fn complete(
+        &self,
+        clock: &Clock,
+        settings: &RenewalSettings,
+        why: Why,
+        outcome: Outcome,
+    ) -> Step {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let Some(active) = state.active.as_deref_mut() else {
+            return Step::Idle;
+        };
+        let again = active.complete(now, settings, outcome);
+        active.expires_tick = clock.tick_at(active.expires_at);
+        let step = if again {
+            active.plan(now, settings, why)
+        } else {
+            active.check(now, settings, why)
+        };
+        if matches!(step, Step::Idle) {
+            state.rest();
+        }
+        step
+    }
+
+    /// What is known about each limit without asking the table, and how long `requested` tokens
+    /// of it will take.
+    #[must_use]
+    pub fn knowledge(&self, clock: &Clock, requested: &[(&str, u64)]) -> Vec<(Limit, Knowledge)> {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        let limits = state.limits.clone();
+        let mut active = state.active.as_deref_mut();
+        if let Some(active) = &mut active {
+            active.release(now.monotonic);
+        }
+        let of = |(slot, limit): (usize, &Limit)| {
+            let wanted = requested.iter().find(|(name, _)| *name == limit.name());
+            let wanted = wanted.map_or(0, |&(_, tokens)| tokens);
+            let knowledge = match &active {
+                Some(active) => active.knowledge(now, slot, limit, wanted),
+                None => Knowledge::nothing(limit),
+            };
+            (limit.clone(), knowledge)
+        };
+        limits.iter().enumerate().map(of).collect()
+    }
+}
+
+impl Active {
+    fn check(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        self.release(now.monotonic);
+        let used = self.observe(now.monotonic, settings);
+        let books = &mut self.books;
+        if books.flight.is_some() {
+            return Step::Wait(now.monotonic.after(settings.renewal));
+        }
+        if now.monotonic < books.unavailable_until && why == Why::Due {
+            return Step::Wait(books.unavailable_until);
+        }
+        if used {
+            books.used_at = now.monotonic;
+        }
+        let idle = now.monotonic.since(books.used_at) >= settings.renewal;
+        let settled = books.accounts.iter().all(Account::is_settled);
+        let wanted = books.accounts.iter().any(|a| a.wanted > 0);
+        let closing = why == Why::Closing;
+        if !wanted && (idle || closing) && settled && self.unspent() == 0 {
+            let reported = self.slots.iter().all(|slot| slot.spent == 0);
+            let denied = self.slots.iter().map(|slot| slot.denied_until).max();
+            let denied = denied.filter(|until| *until > now.monotonic && !closing);
+            if reported && denied.is_none() {
+                return Step::Idle;
+            }
+            if let Some(until) = denied {
+                return Step::Wait(until);
+            }
+        }
+        let renew_at = self.books.renew_at;
+        let excess = (0..self.slots.len()).any(|slot| {
+            let unspent = self.slots[slot].stock + self.books.account(slot).schedule.pending();
+            let (situation, _) = self.situation(now, settings, slot, unspent);
+            situation.is_excess(unspent)
+        });
+        let due = now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
+        if due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
+            return self.plan(now, settings, why);
+        }
+        Step::Wait(renew_at.min(now.monotonic.after(settings.renewal / 4)))
+    }
+
+    fn runs_low(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.stock < slot.low_water)
+    }
+
+    /// All that is held and not spent.
+    fn unspent(&self) -> u64 {
+        let stock: u64 = self.slots.iter().map(|slot| slot.stock).sum();
+        let accounts = self.books.accounts.iter();
+        stock + accounts.map(|account| account.schedule.pending()).sum::<u64>()
+    }
+
+    /// Brings the demand up to date; whether anything was asked for since the last time.
+    fn observe(&mut self, now: MonotonicTime, settings: &RenewalSettings) -> bool {
+        let slots = self.slots.clone();
+        let books = &mut self.books;
+        let fresh = books.observed_at == MonotonicTime::ZERO;
+        let elapsed = if fresh {
+            settings.renewal / 4
+        } else {
+            now.since(books.observed_at)
+        };
+        let asked = |(account, slot): (&Account, &Slot)| {
+            slot.spent.saturating_sub(account.observed_spent) + slot.refused
+        };
+        let any = books.accounts.iter().zip(&slots).any(|pair| asked(pair) > 0);
+        if elapsed < settings.renewal / 100 {
+            return any;
+        }
+        for (account, slot) in books.accounts.iter_mut().zip(&slots) {
+            let tokens = asked((account, slot));
+            account.demand.observe(tokens, elapsed, settings.renewal);
+            account.observed_spent = slot.spent;
+        }
+        books.observed_at = now;
+        for slot in &mut self.slots {
+            slot.refused = 0;
+        }
+        any
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn situation(
+        &self,
+        now: Now,
+        settings: &RenewalSettings,
+        slot: usize,
+        unspent: u64,
+    ) -> (Situation, f64) {
+        let limit = &self.limits[slot];
+        let terms = limit.terms();
+        let seen = self.books.seen.as_ref();
+        let account = &self.books.accounts[slot];
+        let demand = account.demand.per_second();
+        let rate = limit.tokens_per_second();
+        let ring = seen.and_then(|item| item.limit(limit.name())?.ring);
+        let fleet = ring.map_or(0.0, |ring: Ring| {
+            let epoch = now.wall.as_millis() / ring.lease_ttl_ms.max(1);
+            let reported = if ring.is_live(epoch) {
+                ring.demand_milli_in(epoch)
+            } else {
+                0
+            };
+            reported as f64 / 1_000.0
+        });
+        let fleet = fleet.max(demand);
+        let level = plan::level(seen, now.wall, limit) as f64 / terms.token() as f64;
+        // The others went on taking since the bucket was last seen.
+        let others = (fleet - demand).min(rate * (1.0 - demand / fleet.max(1e-9)));
+        let since = now.monotonic.since(self.books.seen_at).as_secs_f64();
+        let taken = if seen.is_some() && others > 0.0 {
+            others * since.min(settings.lease_ttl.as_secs_f64())
+        } else {
+            0.0
+        };
+        let level = (level + unspent as f64).min(limit.burst_tokens() as f64) - taken;
+        let situation = Situation {
+            level: level - account.debt as f64,
+            rate,
+            demand,
+            fleet_demand: fleet,
+            surging: account.is_surging(),
+            wanted: account.wanted,
+            wanted_least: account.wanted_least,
+            renewal: settings.renewal,
+            lease_ttl: settings.lease_ttl,
+        };
+        (situation, taken)
+    }
+
+    fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        self.release(now.monotonic);
+        let keeps = why == Why::Due
+            && (now.monotonic.since(self.books.used_at) < settings.renewal
+                || self.books.accounts.iter().any(|a| a.wanted > 0));
+        let limits = self.limits.clone();
+        let mut slots: SmallVec<[InFlight; 2]> = SmallVec::new();
+        let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
+        for (at, limit) in limits.iter().enumerate() {
+            let slot = self.slots[at];
+            let pending = self.books.account(at).schedule.pending();
+            let unspent = slot.stock + pending;
+            let (situation, others_took) = self.situation(now, settings, at, unspent);
+            let grant = if keeps { situation.grant() } else { Grant::default() };
+            let account = self.books.account(at);
+            let taken = grant.stock + grant.scheduled;
+            transfers.push(Transfer {
+                limit,
+                take: taken,
+                owe: account.debt,
+                give: unspent + account.credit + account.recalled,
+                others_took: others_took as u64,
+                ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
+                consumed: signed(slot.spent) - signed(account.credit),
+                holding: Some(Holding {
+                    lease_ttl: settings.lease_ttl,
+                    tokens: taken,
+                    demand_milli: account.demand.milli(),
+                    entered: account.entered,
+                }),
+            });
+            slots.push(InFlight {
+                kept: unspent.min(taken),
+                surplus: unspent.saturating_sub(taken),
+                grant,
+                spent: slot.spent,
+                owed: account.debt,
+                credited: account.credit,
+                recalled: account.recalled,
+                wanted: account.wanted,
+                wanted_least: account.wanted_least,
+                entry: None,
+            });
+        }
+        let Some(plan) = plan::plan(self.books.seen.as_ref(), now.wall, &transfers) else {
+            // Credits for a bucket that is gone: there is nothing to credit them to.
+            return Step::Idle;
+        };
+        self.set_off(now, &plan, slots);
+        Step::Write(plan)
+    }
+
+    /// Takes out of circulation what the write gives back, and remembers the rest.
+    fn set_off(&mut self, now: Now, plan: &Plan, mut slots: SmallVec<[InFlight; 2]>) {
+        for (at, flight) in slots.iter_mut().enumerate() {
+            flight.entry = plan.entries[at];
+            if plan.only_converts {
+                continue;
+            }
+            let account = self.books.account(at);
+            let cancelled = account.schedule.cancel(flight.surplus);
+            account.wanted = 0;
+            self.slots[at].stock -= (flight.surplus - cancelled).min(self.slots[at].stock);
+        }
+        if !plan.only_converts {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.books.flight = Some(Flight {
+            planned_at: now.monotonic,
+            only_converts: plan.only_converts,
+            slots,
+        });
+    }
+
+    /// Whether the renewal is to be planned anew at once.
+    fn complete(&mut self, now: Now, settings: &RenewalSettings, outcome: Outcome) -> bool {
+        let Some(flight) = self.books.flight.take() else {
+            return false;
+        };
+        match outcome {
+            Outcome::Applied(item) => {
+                let books = &mut self.books;
+                books.saw(now.monotonic, Some(item));
+                books.failures = 0;
+                books.unavailable_until = MonotonicTime::ZERO;
+                if flight.only_converts {
+                    return true;
+                }
+                books.tries = 0;
+                self.land(now, settings, &flight);
+                false
+            }
+            Outcome::Refused(found) => {
+                self.turn_back(&flight);
+                let books = &mut self.books;
+                books.saw(now.monotonic, found);
+                books.tries += 1;
+                if books.tries < TRIES_MAX {
+                    return true;
+                }
+                books.tries = 0;
+                self.back_off(now, settings);
+                false
+            }
+            Outcome::Failed => {
+                self.turn_back(&flight);
+                self.back_off(now, settings);
+                false
+            }
+            Outcome::Unknown => {
+                if flight.only_converts {
+                    self.turn_back(&flight);
+                } else {
+                    self.lose(&flight);
+                }
+                self.back_off(now, settings);
+                false
+            }
+        }
+    }
+
+    /// The write was applied: the block is as if freshly granted.
+    fn land(&mut self, now: Now, settings: &RenewalSettings, flight: &Flight) {
+        let expires_at = flight.planned_at.after(settings.lease_ttl);
+        let mut renew_at = expires_at.before(settings.renewal);
+        let lead = lead_time(settings);
+        for (at, f) in flight.slots.iter().enumerate() {
+            let (situation, _) = self.situation(now, settings, at, 0);
+            let slot = &mut self.slots[at];
+            let account = self.books.account(at);
+            let granted = f.grant.stock + f.grant.scheduled;
+            let held = slot.stock + account.schedule.pending() + (granted - f.kept);
+            let scheduled = f.grant.scheduled.min(held);
+            account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
+            slot.stock = held - scheduled;
+            slot.spent -= f.spent.min(slot.spent);
+            account.observed_spent -= f.spent.min(account.observed_spent);
+            account.debt -= f.owed.min(account.debt);
+            account.credit -= f.credited.min(account.credit);
+            account.recalled -= f.recalled.min(account.recalled);
+            account.entered = f.entry;
+            account.wanted = 0; // whoever came meanwhile is woken, and looks for himself
+            slot.low_water = if scheduled > 0 || f.grant.short {
+                0
+            } else {
+                low_water(account.demand.per_second(), lead, held)
+            };
+            if scheduled > 0 {
+                renew_at = renew_at.min(account.schedule.end().before(settings.latency * 2));
+            }
+            slot.denied_until = if f.grant.short {
+                let renewed_by = renew_at.after(settings.latency * 4);
+                denied_until(now.monotonic, settings, &situation, f, renewed_by, &self.limits[at])
+            } else {
+                MonotonicTime::ZERO
+            };
+        }
+        self.expires_at = expires_at;
+        self.books.renew_at = if self.unspent() > 0 {
+            renew_at
+        } else {
+            MonotonicTime::NEVER
+        };
+        self.release(now.monotonic);
+    }
+
+    /// The write was not applied: what it would have given back is still here.
+    fn turn_back(&mut self, flight: &Flight) {
+        if flight.only_converts {
+            return;
+        }
+        for (at, f) in flight.slots.iter().enumerate() {
+            self.slots[at].stock += f.surplus;
+            let account = self.books.account(at);
+            if f.wanted > 0 {
+                account.wanted += f.wanted;
+                account.wanted_least = f.wanted_least;
+            }
+        }
+    }
+
+    /// The write may have been applied. Then the process holds the new block, else the old one:
+    /// what is in both is kept, for as long as the old one lives; a credit is never repeated; a
+    /// debit is.
+    fn lose(&mut self, flight: &Flight) {
+        for (at, f) in flight.slots.iter().enumerate() {
+            let slot = &mut self.slots[at];
+            slot.spent -= f.spent.min(slot.spent);
+            let account = self.books.account(at);
+            account.observed_spent -= f.spent.min(account.observed_spent);
+            account.credit -= f.credited.min(account.credit);
+            account.recalled -= f.recalled.min(account.recalled);
+            account.entered = f.entry.map(Entry::in_doubt);
+        }
+    }
+
+    /// Nobody is answered from the table for a while.
+    fn back_off(&mut self, now: Now, settings: &RenewalSettings) {
+        let books = &mut self.books;
+        let pause = settings.renewal / 4 * 2u32.pow(books.failures.min(4));
+        books.failures += 1;
+        books.unavailable_until = now.monotonic.after(pause);
+        for account in &mut books.accounts {
+            account.wanted = 0;
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn knowledge(&self, now: Now, slot: usize, limit: &Limit, requested: u64) -> Knowledge {
+        let terms = limit.terms();
+        let live = now.monotonic < self.expires_at;
+        let in_hand = if live { self.slots[slot].stock } else { 0 };
+        let books = &self.books;
+        let account = &books.accounts[slot];
+        let (pending, debt) = (account.schedule.pending(), account.debt);
+        let level = plan::level(books.seen.as_ref(), now.wall, limit);
+        let estimate = (terms.to_tokens(level) + signed(in_hand + pending) - signed(debt))
+            .min(signed(limit.burst_tokens()));
+        let missing = requested.saturating_sub(in_hand);
+        let scheduled = account.schedule.time_until(now.monotonic, missing);
+        let refilled = terms.time_until(level, requested.saturating_sub(in_hand + pending) + debt);
+        let retry_after = if in_hand >= requested && debt == 0 {
+            Duration::ZERO
+        } else {
+            let denied = self.slots[slot].denied_until.since(now.monotonic);
+            scheduled.unwrap_or(refilled.max(denied.min(Duration::from_millis(1))))
+        };
+        Knowledge {
+            in_hand,
+            estimate,
+            age: books.has_seen.then(|| now.monotonic.since(books.seen_at)),
+            denied: now.monotonic < self.slots[slot].denied_until,
+            retry_after,
+        }
+    }
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+/// How long before a block runs out the next one has to be asked for.
+fn lead_time(settings: &RenewalSettings) -> Duration {
+    let safe = settings.latency * 4 + Duration::from_millis(5);
+    safe.min(settings.renewal / 4)
+}
+
+/// The stock below which the next block has to be asked for.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn low_water(demand: f64, lead: Duration, held: u64) -> u64 {
+    let needed = (demand * lead.as_secs_f64()).ceil() as u64;
+    // A block that is born low would be renewed for ever.
+    needed.min(held / 2)
+}
+
+/// Until when the process says no by itself, after a grant that was not enough.
+fn denied_until(
+    now: MonotonicTime,
+    settings: &RenewalSettings,
+    situation: &Situation,
+    flight: &InFlight,
+    renewed_by: MonotonicTime,
+    limit: &Limit,
+) -> MonotonicTime {
+    let tokens = flight.wanted_least.max(1) as f64;
+    let missing = ((tokens - situation.level) / limit.tokens_per_second()).max(0.0);
+    let refilled = Duration::try_from_secs_f64(missing).unwrap_or(settings.lease_ttl);
+    let earliest = if situation.fleet_demand > situation.rate && flight.grant.scheduled > 0 {
+        return renewed_by;
+    } else {
+        refilled.max(settings.renewal / 8)
+    };
+    // Others may give back, and an administrator may raise the limit: ask again some day.
+    now.after(earliest.min(settings.lease_ttl))
+}

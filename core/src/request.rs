@@ -1,0 +1,191 @@
+//! What an acquire asks for, and what it was charged.
+
+use crate::purse::{LANE_BITS, LANE_MAX, LANES};
+use crate::{Limit, ValidationError};
+
+/// What one acquire asks of each bucket that it touches.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    limits: &'a [Limit],
+    consume: &'a [(&'a str, u64)],
+    fingerprint: u64,
+}
+
+impl<'a> Request<'a> {
+    /// A request for tokens by limit name; only the limits named in `consume` gate and are
+    /// charged.
+    #[inline]
+    #[must_use]
+    pub fn new(limits: &'a [Limit], consume: &'a [(&'a str, u64)]) -> Self {
+        Self {
+            limits,
+            consume,
+            fingerprint: fingerprint(limits),
+        }
+    }
+
+    /// The same request with other tokens.
+    #[inline]
+    #[must_use]
+    pub fn with_consume<'b>(&'b self, consume: &'b [(&'b str, u64)]) -> Request<'b> {
+        Request { consume, ..*self }
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> &'a [Limit] {
+        self.limits
+    }
+
+    /// Tokens by limit name.
+    #[must_use]
+    pub fn consume(&self) -> &'a [(&'a str, u64)] {
+        self.consume
+    }
+
+    /// Tells this set of limits, in this order, from any other.
+    #[inline]
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// What is charged to which slot of a bucket that knows the limits in this order; none if the
+    /// request is not valid.
+    #[inline]
+    pub(crate) fn charges(&self) -> Option<Charges> {
+        let mut charges = Charges::default();
+        let mut named = 0u64;
+        for (at, (name, amount)) in self.consume.iter().enumerate() {
+            // Most callers name the limits in the order in which they declare them.
+            let in_order = self.limits.get(at).filter(|limit| same(limit.name(), name));
+            let (slot, limit) = match in_order {
+                Some(limit) => (at, limit),
+                None => self.find(name)?,
+            };
+            let bit = 1u64.checked_shl(slot as u32)?;
+            if named & bit != 0 || *amount > limit.burst_tokens() {
+                return None;
+            }
+            named |= bit;
+            charges.push(slot as u32, *amount);
+        }
+        Some(charges)
+    }
+
+    #[cold]
+    fn find(&self, name: &str) -> Option<(usize, &'a Limit)> {
+        let mut limits = self.limits.iter().enumerate();
+        limits.find(|(_, limit)| limit.name() == name)
+    }
+
+    /// Checks what cannot be right whatever the bucket holds.
+    ///
+    /// # Errors
+    /// [`ValidationError`] if there are no limits or more than 64, if a limit is declared or
+    /// named twice, if a name is not among the limits, or if an amount is over the limit's burst.
+    pub fn validate(&self) -> Result<(), ValidationError> {
+        const LIMITS_MAX: usize = 64;
+        if self.limits.is_empty() {
+            let rule = "at least one limit is needed; pass it to limits(..)";
+            return Err(ValidationError::new("limits", "[]", rule));
+        }
+        if self.limits.len() > LIMITS_MAX {
+            let rule = format!("at most {LIMITS_MAX} limits fit one bucket");
+            return Err(ValidationError::new("limits", self.limits.len(), rule));
+        }
+        for (i, limit) in self.limits.iter().enumerate() {
+            if self.limits[..i].iter().any(|l| l.name() == limit.name()) {
+                let rule = "is declared twice; each limit name may appear once";
+                return Err(ValidationError::new("limits", limit.name(), rule));
+            }
+        }
+        for (i, (name, amount)) in self.consume.iter().enumerate() {
+            if self.consume[..i].iter().any(|(n, _)| n == name) {
+                let rule = "is consumed twice; add the amounts";
+                return Err(ValidationError::new("consume", name, rule));
+            }
+            let Some(limit) = self.limits.iter().find(|l| l.name() == *name) else {
+                let names: Vec<_> = self.limits.iter().map(Limit::name).collect();
+                let rule = format!("is not one of the limits: {}", names.join(", "));
+                return Err(ValidationError::new("consume", name, rule));
+            };
+            if *amount > limit.burst_tokens() {
+                let value = format!("{name}={amount}");
+                let rule = format!(
+                    "can never fit: the bucket holds at most {} tokens",
+                    limit.burst_tokens()
+                );
+                return Err(ValidationError::new("consume", value, rule));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two short names are the same, without a call.
+#[inline]
+fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
+}
+
+/// A hash of a list of limits, from the hashes that the limits carry.
+#[inline]
+pub(crate) fn fingerprint(limits: &[Limit]) -> u64 {
+    let fold = |all: u64, limit: &Limit| all.rotate_left(17) ^ limit.fingerprint();
+    limits.iter().fold(limits.len() as u64, fold)
+}
+
+/// Tokens taken, by slot of the bucket.
+///
+/// Most charges fit the lanes of a purse, and are one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charges(ChargeList);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ChargeList {
+    Lanes(u64),
+    Many(Vec<(u32, u64)>),
+}
+
+impl Charges {
+    /// The slots, and the tokens taken from each.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
+        let (lanes, many) = match &self.0 {
+            ChargeList::Lanes(lanes) => (*lanes, &[][..]),
+            ChargeList::Many(many) => (0, &many[..]),
+        };
+        let lane = move |slot: u32| (slot, lanes >> (slot * LANE_BITS) & LANE_MAX);
+        let lanes = (0..LANES as u32).map(lane).filter(|(_, tokens)| *tokens > 0);
+        lanes.chain(many.iter().copied())
+    }
+
+    /// Adds tokens of a slot that is not charged yet.
+    #[inline]
+    pub(crate) fn push(&mut self, slot: u32, tokens: u64) {
+        match &mut self.0 {
+            ChargeList::Lanes(lanes) if (slot as usize) < LANES && tokens <= LANE_MAX => {
+                *lanes += tokens << (slot * LANE_BITS);
+            }
+            ChargeList::Lanes(_) => {
+                let many = self.iter().chain([(slot, tokens)]).collect();
+                self.0 = ChargeList::Many(many);
+            }
+            ChargeList::Many(many) => many.push((slot, tokens)),
+        }
+    }
+
+    /// As lanes of a purse; none if they do not fit.
+    #[inline]
+    pub(crate) fn lanes(&self) -> Option<u64> {
+        match self.0 {
+            ChargeList::Lanes(lanes) => Some(lanes),
+            ChargeList::Many(_) => None,
+        }
+    }
+}
+
+impl Default for Charges {
+    fn default() -> Self {
+        Self(ChargeList::Lanes(0))
+    }
+}

@@ -1,0 +1,185 @@
+//! How large the next block is, and when it is worth a write.
+//!
+//! A process takes what it will need until it renews again, plus what keeps it from waiting
+//! while the renewal is under way. Where the bucket cannot give that, the process takes its
+//! share (its demand by the fleet's) of what is there and of the coming refill. Where even that
+//! share is less than a token, it takes only what callers are waiting for, one by one.
+
+use std::time::Duration;
+
+/// How demand follows what is asked for: quickly up, slowly down.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand {
+    per_second: f64,
+}
+
+impl Demand {
+    /// Tokens per second.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        self.per_second
+    }
+
+    /// In thousandths of a token per second, as the table keeps it.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn milli(self) -> i64 {
+        (self.per_second * 1_000.0) as i64
+    }
+
+    /// `tokens` were asked for in `elapsed`, with `renewal` as the time that matters.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn observe(&mut self, tokens: u64, elapsed: Duration, renewal: Duration) {
+        // A few tokens at once after a silence are no rate: spread them over a part of a period,
+        // the fewer they are the larger.
+        let spread = renewal / u32::try_from(tokens.clamp(1, 8) * 2).unwrap_or(16);
+        let seconds = elapsed.max(spread).as_secs_f64();
+        let seen = tokens as f64 / seconds;
+        let weight = (elapsed.as_secs_f64() / renewal.as_secs_f64()).min(1.0);
+        let expected = self.per_second * elapsed.as_secs_f64();
+        let collapsed = expected - tokens as f64 > 0.5 * expected + 3.0 * expected.sqrt();
+        let weight = if seen > self.per_second {
+            weight.max(0.5)
+        } else if collapsed {
+            weight.max(0.8)
+        } else {
+            0.6 * weight
+        };
+        self.per_second += (seen - self.per_second) * weight;
+        if self.per_second < 1e-3 {
+            self.per_second = 0.0;
+        }
+    }
+}
+
+/// What there is to decide on, in tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// In the bucket once the process has given back what it holds; negative: reserved ahead.
+    pub level: f64,
+    /// Refill per second.
+    pub rate: f64,
+    /// The process's demand per second.
+    pub demand: f64,
+    /// The fleet's demand per second, the process's included.
+    pub fleet_demand: f64,
+    /// Whether the demand has just grown so much that the fleet does not know of it yet.
+    pub surging: bool,
+    /// What callers are waiting for, together.
+    pub wanted: u64,
+    /// The least that one caller is waiting for.
+    pub wanted_least: u64,
+    /// How often the process means to renew.
+    pub renewal: Duration,
+    /// How long a block lives.
+    pub lease_ttl: Duration,
+}
+
+/// A block to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Spendable at once.
+    pub stock: u64,
+    /// Released evenly over `length`.
+    pub scheduled: u64,
+    /// How long what is scheduled lasts.
+    pub length: Duration,
+    /// Whether it is less than what the process needs.
+    pub short: bool,
+}
+
+/// How far reservations may run ahead of the refill, in renewal periods.
+pub const AHEAD_PERIODS: f64 = 2.0;
+/// How far they are steered to run ahead when everything is reserved, in renewal periods.
+const AHEAD_TARGET: f64 = 0.6;
+/// The most that one grant reserves ahead, as a multiple of the process's share.
+const PACE_MAX: f64 = 1.2;
+/// How many renewal periods a reservation lasts while demand is surging.
+const SURGE_PERIODS: f64 = 0.25;
+/// How many renewal periods a block is to last.
+const BLOCK_PERIODS: f64 = 1.25;
+
+impl Situation {
+    /// Whether the fleet wants most of what the limit gives.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.fleet_demand >= 0.7 * self.rate
+    }
+
+    /// Whether `unspent` tokens are far more than the process will need before it renews, while
+    /// others may need them.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn is_excess(&self, unspent: u64) -> bool {
+        let expected = self.demand * self.renewal.as_secs_f64() * BLOCK_PERIODS;
+        let enough = 2.0 * expected + 4.0 * expected.sqrt() + 4.0;
+        self.is_contended() && unspent as f64 > enough
+    }
+
+    /// The block to take now.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )]
+    pub fn grant(&self) -> Grant {
+        let period = self.renewal.as_secs_f64();
+        let share = if self.fleet_demand > 0.0 {
+            (self.demand / self.fleet_demand).min(1.0)
+        } else {
+            1.0
+        };
+        let level = self.level.max(0.0).floor();
+        let expected = self.demand * period * BLOCK_PERIODS;
+        let worthwhile = self.demand * self.lease_ttl.as_secs_f64() >= 1.0;
+        let held = if worthwhile {
+            (expected + 2.0 * expected.sqrt()).ceil()
+        } else {
+            0.0
+        };
+        let wanted = self.wanted as f64;
+        let need = held + wanted;
+        if level >= need && (level >= need / share.max(1e-9) || self.rate * period * share >= 1.0) {
+            return Grant {
+                stock: need as u64,
+                scheduled: 0,
+                length: Duration::ZERO,
+                short: false,
+            };
+        }
+        // What callers wait for comes first; a part of one caller's tokens helps nobody.
+        let served = if (self.wanted_least as f64) <= level {
+            wanted.min(level)
+        } else {
+            0.0
+        };
+        let tight = self.rate * period * share < 1.0;
+        if tight {
+            return Grant {
+                stock: served as u64,
+                scheduled: 0,
+                length: Duration::ZERO,
+                short: served < wanted,
+            };
+        }
+        let stock = served.max((share * level).floor()).min(need);
+        let ahead = (-self.level).max(0.0) / (self.rate * period);
+        // Whose demand nobody knows does not know the others' either: a short reservation now,
+        // a fair one when all have told.
+        let periods = if self.surging { SURGE_PERIODS } else { BLOCK_PERIODS };
+        let pace = periods * ((BLOCK_PERIODS + AHEAD_TARGET - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
+        let room = AHEAD_PERIODS * self.rate * period + self.level - stock;
+        let scheduled = (share * self.rate * period * pace)
+            .min(need - stock)
+            .min(room)
+            .max(0.0)
+            .floor();
+        Grant {
+            stock: stock as u64,
+            scheduled: scheduled as u64,
+            length: self.renewal.mul_f64(periods),
+            short: stock + scheduled < need,
+        }
+    }
+}

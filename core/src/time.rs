@@ -1,0 +1,230 @@
+//! Two clocks, two types: [`MonotonicTime`] for how long, [`WallTime`] for what the table says.
+//!
+//! Nothing in this crate reads a clock by itself; whoever needs the time is handed a [`Clock`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+macro_rules! point_in_time {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// The origin of this clock.
+            pub const ZERO: Self = Self(0);
+            /// A time that never comes.
+            pub const NEVER: Self = Self(u64::MAX);
+
+            /// The time `nanos` nanoseconds after the origin.
+            #[must_use]
+            pub const fn from_nanos(nanos: u64) -> Self {
+                Self(nanos)
+            }
+
+            /// Nanoseconds since the origin.
+            #[must_use]
+            pub const fn as_nanos(self) -> u64 {
+                self.0
+            }
+
+            /// How long after `earlier` this is; zero if it is not later.
+            #[must_use]
+            pub const fn since(self, earlier: Self) -> Duration {
+                Duration::from_nanos(self.0.saturating_sub(earlier.0))
+            }
+
+            /// This time plus `duration`, saturating at [`NEVER`](Self::NEVER).
+            #[must_use]
+            pub fn after(self, duration: Duration) -> Self {
+                Self(self.0.saturating_add(nanos(duration)))
+            }
+
+            /// This time minus `duration`, saturating at [`ZERO`](Self::ZERO).
+            #[must_use]
+            pub fn before(self, duration: Duration) -> Self {
+                Self(self.0.saturating_sub(nanos(duration)))
+            }
+        }
+    };
+}
+
+point_in_time! {
+    /// Nanoseconds on a clock that never goes back. Means something only inside one process.
+    MonotonicTime
+}
+point_in_time! {
+    /// Nanoseconds since the Unix epoch. The only time that is ever written to the table.
+    WallTime
+}
+
+impl WallTime {
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
+
+    /// Whole seconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000_000
+    }
+}
+
+/// A reading of the processor's counter: the cheapest clock, for nothing but comparisons with
+/// [`Clock::tick_at`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub(crate) u64);
+
+/// Where a limiter gets its time from: the system, or a [`ManualClock`] in tests and simulations.
+///
+/// ```
+/// use std::time::Duration;
+/// use zae_limiter_core::Clock;
+///
+/// let (clock, hands) = Clock::manual();
+/// let before = clock.now();
+/// hands.advance(Duration::from_millis(1500));
+/// assert_eq!(clock.now().since(before), Duration::from_millis(1500));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    // The time-stamp counter where it is invariant (about a third of the cost of
+    // `clock_gettime`), the operating system's monotonic clock elsewhere.
+    System {
+        clock: quanta::Clock,
+        origin: quanta::Instant,
+        ticks_per_nano: f64,
+    },
+    Manual(ManualClock),
+}
+
+impl Clock {
+    /// The machine's clocks.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn system() -> Self {
+        let clock = quanta::Clock::new();
+        let origin = clock.now();
+        const SPAN: u64 = 1 << 32;
+        let raw = clock.raw();
+        let span = clock.scaled(raw + SPAN).duration_since(clock.scaled(raw));
+        let ticks_per_nano = SPAN as f64 / span.as_nanos().max(1) as f64;
+        Self(Source::System {
+            clock,
+            origin,
+            ticks_per_nano,
+        })
+    }
+
+    /// A clock that stands still until its hands are moved.
+    #[must_use]
+    pub fn manual() -> (Self, ManualClock) {
+        let hands = ManualClock::default();
+        (Self(Source::Manual(hands.clone())), hands)
+    }
+
+    /// The monotonic time: about 10 ns, no system call.
+    #[inline]
+    #[must_use]
+    pub fn now(&self) -> MonotonicTime {
+        match &self.0 {
+            Source::System { clock, origin, .. } => {
+                MonotonicTime(nanos(clock.now().duration_since(*origin)))
+            }
+            Source::Manual(hands) => MonotonicTime(hands.0.monotonic.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The counter as it stands.
+    #[inline]
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        match &self.0 {
+            Source::System { clock, .. } => Tick(clock.raw()),
+            Source::Manual(hands) => Tick(hands.0.monotonic.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// What the counter will read at `time`; at once if that is past.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )]
+    pub fn tick_at(&self, time: MonotonicTime) -> Tick {
+        let ahead = time.since(self.now());
+        match &self.0 {
+            Source::System { ticks_per_nano, .. } => {
+                let ticks = ahead.as_nanos() as f64 * ticks_per_nano;
+                Tick(self.tick().0.saturating_add(ticks as u64))
+            }
+            Source::Manual(_) => Tick(time.0),
+        }
+    }
+
+    /// The wall time, as it is written to the table.
+    #[must_use]
+    pub fn wall(&self) -> WallTime {
+        match &self.0 {
+            #[allow(clippy::disallowed_methods)] // the one place that reads the system's wall clock
+            Source::System { .. } => WallTime(nanos(
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default(),
+            )),
+            Source::Manual(hands) => WallTime(hands.0.wall.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+/// The hands of a [`Clock::manual`]. Clones move the same hands.
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Hands>);
+
+#[derive(Debug)]
+struct Hands {
+    monotonic: AtomicU64,
+    wall: AtomicU64,
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self(Arc::new(Hands {
+            monotonic: AtomicU64::new(1_000_000_000),
+            // 2026-01-01T00:00:00Z
+            wall: AtomicU64::new(1_767_225_600_000_000_000),
+        }))
+    }
+}
+
+impl ManualClock {
+    /// Moves both clocks forward.
+    pub fn advance(&self, by: Duration) {
+        let by = nanos(by);
+        self.0.monotonic.fetch_add(by, Ordering::Relaxed);
+        self.0.wall.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock alone, forward or back, as a time server would.
+    pub fn set_wall(&self, to: WallTime) {
+        self.0.wall.store(to.0, Ordering::Relaxed);
+    }
+}

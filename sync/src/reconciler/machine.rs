@@ -1,0 +1,180 @@
+//! The reconciler as a pure state machine: buckets and outcomes in, writes out.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use zae_limiter_core::plan::Plan;
+use zae_limiter_core::renewal::{Outcome, RenewalSettings, Step, Why};
+use zae_limiter_core::{Bucket, Clock, MonotonicTime};
+
+/// What the embedder of a [`Machine`] is to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Make this write, and report how it ended with [`Machine::done`].
+    Write(Arc<Bucket>, Plan),
+    /// Forget the bucket, if nobody else holds it.
+    Forget(Arc<Bucket>),
+}
+
+/// Decides when which bucket is looked at. Its work is proportional to the buckets in use: one
+/// that is idle costs an entry in a queue until it is forgotten.
+#[derive(Debug)]
+pub struct Machine {
+    settings: RenewalSettings,
+    idle_ttl: Duration,
+    closing: bool,
+    /// The buckets to look at again, by address; the queue may hold stale times of theirs.
+    watched: HashMap<usize, Watched>,
+    queue: BinaryHeap<Reverse<(MonotonicTime, usize)>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    bucket: Arc<Bucket>,
+    state: Watch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// Look at it then.
+    Due(MonotonicTime),
+    /// A write is under way since.
+    Writing(MonotonicTime),
+    /// Nothing to do; forget it then.
+    Idle(MonotonicTime),
+}
+
+impl Machine {
+    /// A machine that watches nothing yet. A bucket that has been idle for `idle_ttl` is
+    /// forgotten.
+    #[must_use]
+    pub fn new(settings: RenewalSettings, idle_ttl: Duration) -> Self {
+        Self {
+            settings,
+            idle_ttl,
+            closing: false,
+            watched: HashMap::new(),
+            queue: BinaryHeap::new(),
+        }
+    }
+
+    /// How many buckets are watched, idle ones included.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// How many writes are under way.
+    #[must_use]
+    pub fn writing(&self) -> usize {
+        let writing = |w: &&Watched| matches!(w.state, Watch::Writing(_));
+        self.watched.values().filter(writing).count()
+    }
+
+    /// When [`tick`](Self::tick) is to be called next; none if there is nothing to wait for.
+    #[must_use]
+    pub fn next_due(&self) -> Option<MonotonicTime> {
+        self.queue.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Somebody says that `bucket` wants a look.
+    pub fn look(&mut self, clock: &Clock, bucket: Arc<Bucket>) -> Option<Action> {
+        let key = address(&bucket);
+        if let Some(watched) = self.watched.get(&key)
+            && matches!(watched.state, Watch::Writing(_))
+        {
+            return None; // the outcome is looked at anyway
+        }
+        self.check(clock, bucket)
+    }
+
+    /// The write for `bucket` has ended.
+    pub fn done(&mut self, clock: &Clock, bucket: Arc<Bucket>, outcome: Outcome) -> Option<Action> {
+        if let Some(watched) = self.watched.get(&address(&bucket))
+            && let Watch::Writing(since) = watched.state
+            && matches!(outcome, Outcome::Applied(_) | Outcome::Refused(_))
+        {
+            let took = clock.now().since(since);
+            self.settings.latency = (self.settings.latency * 7 + took) / 8;
+        }
+        let step = bucket.complete(clock, &self.settings, self.why(), outcome);
+        self.follow(clock, bucket, step)
+    }
+
+    /// Looks at the next bucket whose time has come; none if there is no such bucket.
+    pub fn tick(&mut self, clock: &Clock) -> Option<Action> {
+        while let Some(&Reverse((at, key))) = self.queue.peek() {
+            if at > clock.now() {
+                return None;
+            }
+            self.queue.pop();
+            let Some(watched) = self.watched.get(&key) else {
+                continue;
+            };
+            let action = match watched.state {
+                Watch::Due(due) if due == at => {
+                    let bucket = watched.bucket.clone();
+                    self.check(clock, bucket)
+                }
+                Watch::Idle(until) if until == at => {
+                    let forgotten = self.watched.remove(&key);
+                    forgotten.map(|watched| Action::Forget(watched.bucket))
+                }
+                _ => None,
+            };
+            if action.is_some() {
+                return action;
+            }
+        }
+        None
+    }
+
+    /// From now on everything is given back. Call [`tick`](Self::tick) until it returns nothing
+    /// and [`writing`](Self::writing) is zero.
+    pub fn close(&mut self, clock: &Clock, buckets: impl IntoIterator<Item = Arc<Bucket>>) {
+        self.closing = true;
+        for bucket in buckets {
+            let key = address(&bucket);
+            let watched = self.watched.entry(key).or_insert(Watched {
+                bucket,
+                state: Watch::Due(clock.now()),
+            });
+            if !matches!(watched.state, Watch::Writing(_)) {
+                watched.state = Watch::Due(clock.now());
+                self.queue.push(Reverse((clock.now(), key)));
+            }
+        }
+    }
+
+    fn why(&self) -> Why {
+        if self.closing { Why::Closing } else { Why::Due }
+    }
+
+    fn check(&mut self, clock: &Clock, bucket: Arc<Bucket>) -> Option<Action> {
+        let step = bucket.check(clock, &self.settings, self.why());
+        self.follow(clock, bucket, step)
+    }
+
+    fn follow(&mut self, clock: &Clock, bucket: Arc<Bucket>, step: Step) -> Option<Action> {
+        let key = address(&bucket);
+        let (state, action) = match step {
+            Step::Write(plan) => (
+                Watch::Writing(clock.now()),
+                Some(Action::Write(bucket.clone(), plan)),
+            ),
+            Step::Wait(until) => (Watch::Due(until.max(clock.now())), None),
+            Step::Idle => (Watch::Idle(clock.now().after(self.idle_ttl)), None),
+        };
+        if let Watch::Due(at) | Watch::Idle(at) = state {
+            self.queue.push(Reverse((at, key)));
+        }
+        self.watched.insert(key, Watched { bucket, state });
+        action
+    }
+}
+
+fn address(bucket: &Arc<Bucket>) -> usize {
+    Arc::as_ptr(bucket).addr()
+}

@@ -1,0 +1,348 @@
+//! A store that fails on demand, over any other.
+
+use std::collections::VecDeque;
+use std::iter::repeat_n;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use zae_limiter_core::BucketKey;
+use zae_limiter_core::item::{BucketItem, BucketWrite};
+
+use super::{Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::Entity;
+
+/// What goes wrong with a call to a [`FaultyStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The table takes no more requests; nothing is done.
+    Throttled,
+    /// The endpoint cannot be connected to; nothing is done.
+    Unreachable,
+    /// The credentials do not allow it; nothing is done.
+    AccessDenied,
+    /// There is no such table; nothing is done.
+    TableMissing,
+    /// No answer comes, and nothing was done: a write ends as unknown, a read as unreachable.
+    LostBeforeApply,
+    /// It is done, and the answer is lost: a write ends as unknown, a read as unreachable.
+    LostReply,
+    /// It is done as usual, after this long. Needs the time driver of tokio.
+    Delay(Duration),
+}
+
+/// Any store with faults put in front of it, for tests: of this crate, and of yours.
+///
+/// Calls are counted, the failing ones included. Clones share the store, the faults and the
+/// counters, so a test keeps one and gives another to the limiter.
+///
+/// ```
+/// use zae_limiter::store::{Fault, FaultyStore, MemoryStore, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let store = FaultyStore::new(MemoryStore::new());
+/// store.fail_next(Fault::Throttled, 1);
+/// assert!(store.read_entity("user-1").await.is_err());
+/// assert!(store.read_entity("user-1").await.is_ok());
+/// assert_eq!((store.reads(), store.writes()), (2, 0));
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FaultyStore<S: Store + ?Sized> {
+    store: Arc<S>,
+    /// Never held while the store is called.
+    control: Arc<Mutex<Control>>,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    /// For the next calls, one each; none lets the call pass.
+    script: VecDeque<Option<Fault>>,
+    /// For every call that the script does not speak of.
+    always: Option<Fault>,
+    reads: u64,
+    writes: u64,
+    checks: u64,
+}
+
+impl<S: Store + ?Sized> Clone for FaultyStore<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            control: self.control.clone(),
+        }
+    }
+}
+
+impl<S: Store> FaultyStore<S> {
+    /// `store` without a fault, as yet.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        Self::over(Arc::new(store))
+    }
+}
+
+impl<S: Store + ?Sized> FaultyStore<S> {
+    /// A shared store (an `Arc<dyn Store>` too) without a fault, as yet.
+    #[must_use]
+    pub fn over(store: Arc<S>) -> Self {
+        Self {
+            store,
+            control: Arc::default(),
+        }
+    }
+
+    /// The store behind the faults.
+    #[must_use]
+    pub fn inner(&self) -> &S {
+        &self.store
+    }
+
+    /// The next `calls` calls, of any sort, meet `fault`, after those already planned.
+    pub fn fail_next(&self, fault: Fault, calls: usize) {
+        self.plan(repeat_n(Some(fault), calls));
+    }
+
+    /// Plans the coming calls one by one, after those already planned; none lets a call pass.
+    pub fn plan(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.control.lock().script.extend(faults);
+    }
+
+    /// Every call that is not planned one by one meets `fault`; none ends that.
+    pub fn fail_all(&self, fault: Option<Fault>) {
+        self.control.lock().always = fault;
+    }
+
+    /// How many reads were asked for, of buckets and entities, since the last reset.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.control.lock().reads
+    }
+
+    /// How many writes were asked for, of buckets and entities, since the last reset; refused
+    /// ones count.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.control.lock().writes
+    }
+
+    /// How many times the table was checked since the last reset.
+    #[must_use]
+    pub fn checks(&self) -> u64 {
+        self.control.lock().checks
+    }
+
+    /// Forgets all faults and counts from zero.
+    pub fn reset(&self) {
+        *self.control.lock() = Control::default();
+    }
+
+    fn next_fault(&self, count: impl FnOnce(&mut Control)) -> Option<Fault> {
+        let mut control = self.control.lock();
+        count(&mut control);
+        match control.script.pop_front() {
+            Some(planned) => planned,
+            None => control.always,
+        }
+    }
+}
+
+/// What becomes of a call.
+enum Fate {
+    Pass,
+    /// It is not made.
+    Fail(StoreError),
+    /// It is not made, but who asked cannot know.
+    Lose(StoreError),
+    /// It is made, and its answer is thrown away.
+    LoseReply(StoreError),
+}
+
+impl Fault {
+    async fn strike(fault: Option<Self>, what: &str) -> Fate {
+        let error = |kind, why: &str| {
+            StoreError::new(
+                kind,
+                format!("could not {what}: {why}; a fault put in on purpose"),
+            )
+        };
+        use StoreErrorKind as Kind;
+        match fault {
+            None => Fate::Pass,
+            Some(Self::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                Fate::Pass
+            }
+            Some(Self::Throttled) => Fate::Fail(error(Kind::Throttled, "throttled")),
+            Some(Self::Unreachable) => Fate::Fail(error(Kind::Unreachable, "no connection")),
+            Some(Self::AccessDenied) => Fate::Fail(error(Kind::AccessDenied, "access denied")),
+            Some(Self::TableMissing) => Fate::Fail(error(Kind::TableMissing, "no such table")),
+            Some(Self::LostBeforeApply) => Fate::Lose(error(Kind::Unreachable, "no answer")),
+            Some(Self::LostReply) => Fate::LoseReply(error(Kind::Unreachable, "no answer")),
+        }
+    }
+}
+
+impl Fate {
+    /// For calls whose unknown outcome is one more way to be unreachable.
+    async fn decide<T>(
+        self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match self {
+            Self::Pass => call.await,
+            Self::Fail(error) | Self::Lose(error) => Err(error),
+            Self::LoseReply(error) => {
+                call.await?;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<S: Store + ?Sized> Store for FaultyStore<S> {
+    async fn check(&self) -> Result<(), StoreError> {
+        let fault = self.next_fault(|control| control.checks += 1);
+        let fate = Fault::strike(fault, "check the table").await;
+        fate.decide(self.store.check()).await
+    }
+
+    async fn write_bucket(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
+        let fault = self.next_fault(|control| control.writes += 1);
+        let what = format!(
+            "write the bucket of {} for {}",
+            key.entity_id(),
+            key.resource()
+        );
+        match Fault::strike(fault, &what).await {
+            Fate::Pass => self.store.write_bucket(key, write).await,
+            Fate::Fail(error) => WriteOutcome::Failed(error),
+            Fate::Lose(error) => WriteOutcome::Unknown(error),
+            Fate::LoseReply(error) => {
+                self.store.write_bucket(key, write).await;
+                WriteOutcome::Unknown(error)
+            }
+        }
+    }
+
+    async fn read_bucket(&self, key: &BucketKey) -> Result<Option<BucketItem>, StoreError> {
+        let fault = self.next_fault(|control| control.reads += 1);
+        let what = format!(
+            "read the bucket of {} for {}",
+            key.entity_id(),
+            key.resource()
+        );
+        let fate = Fault::strike(fault, &what).await;
+        fate.decide(self.store.read_bucket(key)).await
+    }
+
+    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
+        let fault = self.next_fault(|control| control.writes += 1);
+        let fate = Fault::strike(fault, &format!("create entity {}", entity.id)).await;
+        fate.decide(self.store.create_entity(entity)).await
+    }
+
+    async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
+        let fault = self.next_fault(|control| control.reads += 1);
+        let fate = Fault::strike(fault, &format!("read entity {id}")).await;
+        fate.decide(self.store.read_entity(id)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    fn key() -> BucketKey {
+        BucketKey::new("user-1", "api").unwrap()
+    }
+
+    fn touch() -> BucketWrite {
+        BucketWrite {
+            limits: vec![],
+            expires_at_seconds: 1,
+        }
+    }
+
+    fn entity() -> Entity {
+        Entity {
+            id: "user-1".into(),
+            name: "user-1".into(),
+            parent_id: None,
+            metadata: Default::default(),
+            created_at: "2026-01-01T00:00:00Z".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_fault_is_told_apart_and_only_a_lost_reply_leaves_a_trace() {
+        use StoreErrorKind::{AccessDenied, TableMissing, Throttled, Unreachable};
+        for (fault, kind, unknown, applied) in [
+            (Fault::Throttled, Throttled, false, false),
+            (Fault::Unreachable, Unreachable, false, false),
+            (Fault::AccessDenied, AccessDenied, false, false),
+            (Fault::TableMissing, TableMissing, false, false),
+            (Fault::LostBeforeApply, Unreachable, true, false),
+            (Fault::LostReply, Unreachable, true, true),
+        ] {
+            let store = FaultyStore::new(MemoryStore::new());
+            store.fail_all(Some(fault));
+            let (error, was_unknown) = match store.write_bucket(&key(), &touch()).await {
+                WriteOutcome::Failed(error) => (error, false),
+                WriteOutcome::Unknown(error) => (error, true),
+                outcome => panic!("{outcome:?}"),
+            };
+            assert_eq!((error.kind(), was_unknown), (kind, unknown), "{fault:?}");
+            for failed in [
+                store.create_entity(&entity()).await.map(drop),
+                store.read_entity("user-1").await.map(drop),
+                store.read_bucket(&key()).await.map(drop),
+                store.check().await,
+            ] {
+                assert_eq!(failed.unwrap_err().kind(), kind);
+            }
+            store.fail_all(None);
+            let written = store.read_bucket(&key()).await.unwrap().is_some();
+            let created = store.read_entity("user-1").await.unwrap().is_some();
+            assert_eq!((written, created), (applied, applied), "{fault:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn planned_calls_come_before_the_rest() {
+        let store = FaultyStore::new(MemoryStore::new());
+        store.fail_all(Some(Fault::Unreachable));
+        store.plan([None, Some(Fault::Throttled)]);
+        store.fail_next(Fault::AccessDenied, 2);
+        let mut ends = Vec::new();
+        for _ in 0..5 {
+            ends.push(store.check().await.map_err(|error| error.kind()));
+        }
+        use StoreErrorKind::{AccessDenied, Throttled, Unreachable};
+        let denied = Err(AccessDenied);
+        assert_eq!(
+            ends,
+            [Ok(()), Err(Throttled), denied, denied, Err(Unreachable)]
+        );
+        store.reset();
+        assert!(store.check().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn clones_count_together_and_failing_calls_count() {
+        let store = FaultyStore::new(MemoryStore::new());
+        let clone = store.clone();
+        store.fail_next(Fault::Throttled, 1);
+        clone.write_bucket(&key(), &touch()).await;
+        assert!(clone.create_entity(&entity()).await.unwrap());
+        assert!(clone.read_entity("user-1").await.unwrap().is_some());
+        assert!(clone.check().await.is_ok());
+        assert_eq!((store.writes(), store.reads(), store.checks()), (2, 1, 1));
+        store.reset();
+        assert_eq!((clone.writes(), clone.reads(), clone.checks()), (0, 0, 0));
+    }
+}

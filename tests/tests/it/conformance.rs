@@ -1,0 +1,203 @@
+//! What every store must do, run against each of them.
+//!
+//! The model is [`BucketItem::apply`]: every write here is made on it and on the store, and both
+//! must agree on the outcome and on the item.
+
+mod cases;
+mod random;
+
+use std::sync::Arc;
+
+use zae_limiter::store::{FaultyStore, MemoryStore, Store, WriteOutcome};
+use zae_limiter_core::item::{
+    BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite, Ring,
+    RingChange, RingGuard, ZChange,
+};
+use zae_limiter_core::{BucketKey, Terms, Ticks};
+use zae_limiter_tests::fresh_table;
+
+macro_rules! on_every_store {
+    ($($case:ident)*) => {
+        mod memory {
+            use super::*;
+            $(#[tokio::test] async fn $case() {
+                cases::$case(Arc::new(MemoryStore::new())).await;
+            })*
+        }
+        mod faulty_memory {
+            use super::*;
+            $(#[tokio::test] async fn $case() {
+                cases::$case(Arc::new(FaultyStore::new(MemoryStore::new()))).await;
+            })*
+        }
+        mod dynamodb {
+            use super::*;
+            $(#[tokio::test] async fn $case() {
+                let table = fresh_table("conformance").await;
+                cases::$case(Arc::new(table.store())).await;
+            })*
+        }
+        mod faulty_dynamodb {
+            use super::*;
+            $(#[tokio::test] async fn $case() {
+                let table = fresh_table("conformance").await;
+                let shared: Arc<dyn Store> = Arc::new(table.store());
+                cases::$case(Arc::new(FaultyStore::over(shared))).await;
+            })*
+        }
+    };
+}
+
+on_every_store! {
+    a_table_that_is_there_passes_the_check
+    what_is_not_there_reads_as_none
+    a_limit_is_created_once
+    a_limit_joins_those_that_are_there
+    a_missing_limit_is_not_updated
+    debits_and_settings_are_exact
+    numbers_of_33_digits_are_exact
+    the_level_guards_hold_to_the_tick
+    a_write_planned_under_other_terms_is_refused
+    terms_can_change
+    the_ring_guards_refuse
+    the_ring_turns
+    several_limits_change_together_or_not_at_all
+    odd_names_are_kept_apart
+    buckets_are_kept_apart
+    debits_commute_and_are_never_too_many
+    planned_writes_leave_what_they_say
+    an_entity_comes_back_as_it_was_created
+    an_entity_is_created_once
+}
+
+const TERMS: Terms = Terms {
+    capacity: 10,
+    burst: 20,
+    refill_amount: 7,
+    refill_period_seconds: 13,
+};
+const OTHER_TERMS: Terms = Terms {
+    capacity: 11,
+    ..TERMS
+};
+const RING: Ring = Ring {
+    lease_ttl_ms: 10_000,
+    epoch: 100, // stands in slot 1
+    held: [5, 3, 9],
+    demand_milli: [1_500, 250, -4],
+};
+
+fn key() -> BucketKey {
+    BucketKey::new("user:1@example.org", "gpt-4.1_mini").unwrap()
+}
+
+fn item(z: Ticks, ring: Option<Ring>) -> LimitItem {
+    LimitItem {
+        terms: TERMS,
+        z,
+        consumed: 0,
+        ring,
+    }
+}
+
+fn create(name: &str, item: LimitItem) -> LimitWrite {
+    LimitWrite {
+        name: name.into(),
+        action: LimitAction::Create(item),
+    }
+}
+
+fn guard(z_min: Option<Ticks>, z_max: Option<Ticks>) -> LimitGuard {
+    LimitGuard {
+        terms: TERMS,
+        z_min,
+        z_max,
+        ring: RingGuard::Any,
+    }
+}
+
+fn change(z: ZChange, consumed: i64) -> LimitChange {
+    LimitChange {
+        z,
+        terms: None,
+        consumed,
+        ring: RingChange::Keep,
+    }
+}
+
+fn update(name: &str, guard: LimitGuard, change: LimitChange) -> LimitWrite {
+    LimitWrite {
+        name: name.into(),
+        action: LimitAction::Update { guard, change },
+    }
+}
+
+fn write(limits: impl Into<Vec<LimitWrite>>) -> BucketWrite {
+    BucketWrite {
+        limits: limits.into(),
+        expires_at_seconds: 4_000_000_000,
+    }
+}
+
+/// Limits are a set: their order in an item says nothing.
+fn sorted(mut item: BucketItem) -> BucketItem {
+    item.limits.sort_by(|(a, _), (b, _)| a.cmp(b));
+    item
+}
+
+/// A bucket in the store and in the model.
+struct Bucket {
+    store: Arc<dyn Store>,
+    key: BucketKey,
+    model: Option<BucketItem>,
+}
+
+impl Bucket {
+    fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            key: key(),
+            model: None,
+        }
+    }
+
+    async fn with(store: Arc<dyn Store>, limits: impl Into<Vec<LimitWrite>>) -> Self {
+        let mut bucket = Self::new(store);
+        assert!(bucket.send(&write(limits)).await);
+        bucket
+    }
+
+    /// Makes the write on both; whether it was applied.
+    async fn send(&mut self, write: &BucketWrite) -> bool {
+        let expected = BucketItem::apply(&mut self.model, write);
+        let outcome = self.store.write_bucket(&self.key, write).await;
+        let applied = match (outcome, expected) {
+            (WriteOutcome::Applied(item), Ok(expected)) => {
+                assert_eq!(sorted(item), sorted(expected), "after {write:?}");
+                true
+            }
+            (WriteOutcome::Refused(found), Err(expected)) => {
+                assert_eq!(
+                    found.map(sorted),
+                    expected.map(sorted),
+                    "refusing {write:?}"
+                );
+                false
+            }
+            (outcome, expected) => panic!("{outcome:?}, not {expected:?}, for {write:?}"),
+        };
+        let read = self.store.read_bucket(&self.key).await.unwrap();
+        assert_eq!(read.map(sorted), self.model.clone().map(sorted));
+        applied
+    }
+
+    /// Whether the only limit can be updated under this guard, and nothing else.
+    async fn passes(&mut self, guard: LimitGuard) -> bool {
+        let nothing = change(ZChange::Add(0), 0);
+        self.send(&write([update("rpm", guard, nothing)])).await
+    }
+
+    fn limit(&self, name: &str) -> LimitItem {
+        *self.model.as_ref().unwrap().limit(name).unwrap()
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests against real services: `tests/run` starts them.
+
+mod conformance;
+mod dynamodb;
