@@ -20,7 +20,7 @@ use crate::{BucketKey, Clock, Limit, MonotonicTime, Tick};
 /// A request that was paid from the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paid {
-    /// What was taken, by slot.
+    /// What was taken, in the order of the request's limits.
     pub charges: Charges,
     /// Which block paid.
     pub generation: u32,
@@ -246,7 +246,7 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let charges = state.check(now, request)?;
-        Ok(state.spend(charges))
+        Ok(state.spend(&charges, request))
     }
 
     /// Takes the tokens of a valid `request` from both buckets, or from neither.
@@ -270,7 +270,7 @@ impl Bucket {
         }
         let now = clock.now();
         match (mine.check(now, request), theirs.check(now, request)) {
-            (Ok(a), Ok(b)) => Ok([mine.spend(a), theirs.spend(b)]),
+            (Ok(a), Ok(b)) => Ok([mine.spend(&a, request), theirs.spend(&b, request)]),
             (a, b) => Err([a.err(), b.err()]),
         }
     }
@@ -281,42 +281,51 @@ impl Bucket {
         self.lock().declare(limits);
     }
 
-    /// Charges tokens whatever the block holds: the rest is owed to the table.
+    /// Charges tokens of `limit` whatever the block holds: the rest is owed to the table.
     ///
     /// Returns whether the reconciler is to be told.
-    pub fn charge_anyway(&self, clock: &Clock, slot: u32, tokens: u64) -> bool {
+    pub fn charge_anyway(&self, clock: &Clock, limit: &str, tokens: u64) -> bool {
         let now = clock.now();
         let mut state = self.lock();
-        let active = state.active();
-        let live = now < active.expires_at;
-        let Some(s) = active.slots.get_mut(slot as usize) else {
+        let Some(slot) = state.slot(limit) else {
             return false;
         };
+        let active = state.active();
+        let live = now < active.expires_at;
+        let s = &mut active.slots[slot];
         let paid = if live { s.stock.min(tokens) } else { 0 };
         s.stock -= paid;
         s.spent += tokens;
-        active.books.account(slot as usize).debt += tokens - paid;
+        active.books.account(slot).debt += tokens - paid;
         paid < tokens && state.ask_for_a_look()
     }
 
-    /// Gives tokens of an earlier charge back: to the block that paid if it is still the same,
-    /// to the table with the next renewal otherwise.
+    /// Gives tokens of an earlier charge, by the order of `limits`, back: to the block that paid
+    /// if it is still the same, to the table with the next renewal otherwise.
     ///
     /// Returns whether the reconciler is to be told.
-    pub fn give_back(&self, clock: &Clock, generation: u32, charges: &Charges) -> bool {
+    pub fn give_back(
+        &self,
+        clock: &Clock,
+        generation: Option<u32>,
+        limits: &[Limit],
+        charges: &Charges,
+    ) -> bool {
         let now = clock.now();
         let mut state = self.lock();
+        let slots: SmallVec<[_; 2]> = charges
+            .iter()
+            .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
+            .collect();
         let active = state.active();
-        let same = active.generation == generation && now < active.expires_at;
-        for (slot, tokens) in charges.iter() {
-            let Some(s) = active.slots.get_mut(slot as usize) else {
-                continue;
-            };
+        let same = Some(active.generation) == generation && now < active.expires_at;
+        for (slot, tokens) in slots {
+            let s = &mut active.slots[slot];
             s.denied_until = MonotonicTime::ZERO;
             let refunded = if same { tokens.min(s.spent) } else { 0 };
             s.stock += refunded;
             s.spent -= refunded;
-            active.books.account(slot as usize).credit += tokens - refunded;
+            active.books.account(slot).credit += tokens - refunded;
         }
         !same && state.ask_for_a_look()
     }
@@ -380,6 +389,10 @@ impl State {
         !std::mem::replace(&mut self.hinted, true)
     }
 
+    fn slot(&self, limit: &str) -> Option<usize> {
+        self.limits.iter().position(|known| known.name() == limit)
+    }
+
     /// The slots and amounts of a request; none if a limit is not known with these terms.
     fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
         if fingerprint(&self.limits) == request.fingerprint() {
@@ -408,7 +421,7 @@ impl State {
         Err(active.shortage(now, &charges))
     }
 
-    fn spend(&mut self, charges: Charges) -> Paid {
+    fn spend(&mut self, charges: &Charges, request: &Request<'_>) -> Paid {
         let mut low = false;
         let mut generation = self.generation;
         if let Some(active) = self.active.as_deref_mut() {
@@ -421,7 +434,7 @@ impl State {
             }
         }
         Paid {
-            charges,
+            charges: request.charges().unwrap_or_default(),
             generation,
             hint: low && self.ask_for_a_look(),
         }
@@ -519,7 +532,8 @@ pub struct Knowledge {
 
 impl Knowledge {
     /// Of a bucket that is not in use: for all that is known, it is full.
-    pub(crate) fn nothing(limit: &Limit) -> Self {
+    #[must_use]
+    pub fn nothing(limit: &Limit) -> Self {
         Self {
             in_hand: 0,
             estimate: i64::try_from(limit.burst_tokens()).unwrap_or(i64::MAX),

@@ -21,7 +21,7 @@ use crate::{Terms, Ticks};
 pub struct BucketItem {
     /// How many writes the item has seen.
     pub sequence: u64,
-    /// The limits, by name.
+    /// The limits, in the order of their names.
     pub limits: Vec<(Arc<str>, LimitItem)>,
 }
 
@@ -104,6 +104,7 @@ pub struct LimitWrite {
 }
 
 /// A guarded change of one limit.
+#[allow(clippy::large_enum_variant)] // a write has a handful of them, and lives for one call
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitAction {
     /// The limit is stored like this, provided that the item does not have it yet.
@@ -180,6 +181,7 @@ pub enum RingChange {
     /// None.
     Keep,
     /// Adds to the slots of `epoch` and of the one before, and clears the slot of the next.
+    /// Only under [`RingGuard::Live`].
     Add {
         /// The current epoch.
         epoch: u64,
@@ -221,7 +223,10 @@ impl BucketItem {
         item.sequence += 1;
         for w in &write.limits {
             match w.action {
-                LimitAction::Create(limit) => item.limits.push((w.name.clone(), limit)),
+                LimitAction::Create(limit) => {
+                    let at = item.limits.partition_point(|(name, _)| *name < w.name);
+                    item.limits.insert(at, (w.name.clone(), limit));
+                }
                 LimitAction::Update { change, .. } => {
                     let mut limits = item.limits.iter_mut();
                     if let Some((_, limit)) = limits.find(|(name, _)| *name == w.name) {

@@ -83,6 +83,9 @@ pub enum Why {
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
 
+/// How often a write of a closing process may fail before it gives up.
+const CLOSING_FAILURES_MAX: u32 = 3;
+
 /// What only the reconciler and the slow path need to know of a bucket.
 #[derive(Debug)]
 pub(crate) struct Books {
@@ -279,6 +282,9 @@ impl Active {
         let settled = books.accounts.iter().all(Account::is_settled);
         let wanted = books.accounts.iter().any(|a| a.wanted > 0);
         let closing = why == Why::Closing;
+        if closing && books.failures > CLOSING_FAILURES_MAX {
+            return Step::Idle; // the block expires by itself
+        }
         if !wanted && (idle || closing) && settled && self.unspent() == 0 {
             let reported = self.slots.iter().all(|slot| slot.spent == 0);
             let denied = self.slots.iter().map(|slot| slot.denied_until).max();
@@ -417,7 +423,8 @@ impl Active {
                 others_took: others_took as u64,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
                 consumed: signed(slot.spent) - signed(account.credit),
-                holding: Some(Holding {
+                // Who has never held anything leaves the ring alone.
+                holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
                     tokens: taken,
                     demand_milli: account.demand.milli(),

@@ -24,11 +24,15 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The same request with other tokens.
+    /// A request on limits whose fingerprint is known from another request on them.
     #[inline]
     #[must_use]
-    pub fn with_consume<'b>(&'b self, consume: &'b [(&'b str, u64)]) -> Request<'b> {
-        Request { consume, ..*self }
+    pub fn known(limits: &'a [Limit], fingerprint: u64, consume: &'a [(&'a str, u64)]) -> Self {
+        Self {
+            limits,
+            consume,
+            fingerprint,
+        }
     }
 
     /// The limits in force.
@@ -45,14 +49,16 @@ impl<'a> Request<'a> {
 
     /// Tells this set of limits, in this order, from any other.
     #[inline]
-    pub(crate) fn fingerprint(&self) -> u64 {
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
     /// What is charged to which slot of a bucket that knows the limits in this order; none if the
     /// request is not valid.
     #[inline]
-    pub(crate) fn charges(&self) -> Option<Charges> {
+    #[must_use]
+    pub fn charges(&self) -> Option<Charges> {
         let mut charges = Charges::default();
         let mut named = 0u64;
         for (at, (name, amount)) in self.consume.iter().enumerate() {
@@ -157,6 +163,31 @@ impl Charges {
         let lane = move |slot: u32| (slot, lanes >> (slot * LANE_BITS) & LANE_MAX);
         let lanes = (0..LANES as u32).map(lane).filter(|(_, tokens)| *tokens > 0);
         lanes.chain(many.iter().copied())
+    }
+
+    /// Tokens of one slot.
+    #[must_use]
+    pub fn of(slot: u32, tokens: u64) -> Self {
+        let mut charges = Self::default();
+        charges.push(slot, tokens);
+        charges
+    }
+
+    /// The tokens taken from `slot`.
+    #[must_use]
+    pub fn tokens(&self, slot: u32) -> u64 {
+        let mut found = self.iter().filter(|(s, _)| *s == slot);
+        found.next().map_or(0, |(_, tokens)| tokens)
+    }
+
+    /// The same charges with those of `slot` replaced.
+    #[must_use]
+    pub fn with(&self, slot: u32, tokens: u64) -> Self {
+        let mut charges = Self::of(slot, tokens);
+        for (other, tokens) in self.iter().filter(|(s, _)| *s != slot) {
+            charges.push(other, tokens);
+        }
+        charges
     }
 
     /// Adds tokens of a slot that is not charged yet.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use zae_limiter_core::WallTime;
 
 /// Somebody or something that is limited: a user, an API key, a project. An entity may have a
 /// parent, whose limits a cascading acquire charges too.
@@ -32,4 +33,10 @@ impl Entity {
     pub fn is_child(&self) -> bool {
         self.parent_id.is_some()
     }
+}
+
+/// A time as v0.2.0 wrote it: RFC 3339 in UTC.
+pub(crate) fn timestamp(time: WallTime) -> String {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(time.as_millis()).unwrap_or(0));
+    time.unwrap_or_default().to_string()
 }

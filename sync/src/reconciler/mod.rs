@@ -5,5 +5,6 @@
 mod driver;
 mod machine;
 
-pub use driver::{Closed, Driver};
+pub use driver::Closed;
+pub(crate) use driver::Driver;
 pub use machine::{Action, Machine};

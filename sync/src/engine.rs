@@ -1,0 +1,217 @@
+//! What all clones and leases of a limiter share, and the ways of paying that they have in
+//! common. It knows both modes, but not which one a caller chooses.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use moka::future::Cache;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use zae_limiter_core::{Bucket, BucketCache, BucketRef, Clock, Limit};
+
+use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
+use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::{Error, ValidationError};
+
+/// How many buckets that run low may wait for the reconciler. More are looked at when their time
+/// comes.
+const LOW_MAX: usize = 4_096;
+/// How many sets of limits are kept to be shared between buckets.
+const LIMIT_SETS_MAX: usize = 64;
+/// How many parents are remembered.
+const PARENTS_MAX: u64 = 1_000_000;
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) name: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) cache: BucketCache,
+    pub(crate) strict: bool,
+    pub(crate) leased: LeasedOptions,
+    pub(crate) failure_mode: FailureMode,
+    pub(crate) acquire_timeout: Duration,
+    pub(crate) idle_ttl: Duration,
+    /// The parents of entities; none for an entity without, or that is not known.
+    parents: Cache<String, Option<Arc<str>>>,
+    /// Buckets that run low. Bounded, so that a hit never allocates.
+    low: ArrayQueue<Arc<Bucket>>,
+    /// Buckets that somebody waits for, or that owe or are owed.
+    urgent: SegQueue<Arc<Bucket>>,
+    /// Wakes the driver.
+    pub(crate) bell: Notify,
+    waiting: Box<[Notify]>,
+    /// What kept the table from answering the last time, until it answers.
+    failure: Mutex<Option<Arc<StoreError>>>,
+    limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
+    closed: AtomicBool,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        name: String,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        settings: &Settings,
+    ) -> Self {
+        let parents = Cache::builder()
+            .max_capacity(PARENTS_MAX)
+            .time_to_live(Duration::from_millis(settings.entity_ttl_ms))
+            .build();
+        Self {
+            name,
+            store,
+            clock,
+            cache: BucketCache::new(),
+            strict: settings.mode == Mode::Strict,
+            leased: match settings.mode {
+                Mode::Leased(options) => options,
+                Mode::Strict => LeasedOptions::default(),
+            },
+            failure_mode: settings.failure_mode,
+            acquire_timeout: Duration::from_millis(settings.acquire_timeout_ms),
+            idle_ttl: Duration::from_millis(settings.idle_ttl_ms),
+            parents,
+            low: ArrayQueue::new(LOW_MAX),
+            urgent: SegQueue::new(),
+            bell: Notify::new(),
+            waiting: (0..256).map(|_| Notify::new()).collect(),
+            failure: Mutex::new(None),
+            limit_sets: Mutex::new(VecDeque::new()),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The bucket; made if it is not known yet.
+    pub(crate) fn bucket(
+        &self,
+        entity_id: &str,
+        resource: &str,
+        limits: &[Limit],
+    ) -> Result<BucketRef, ValidationError> {
+        match self.cache.get(entity_id, resource) {
+            Some(bucket) => Ok(bucket),
+            None => {
+                let limits = self.shared(limits);
+                self.cache.get_or_insert(entity_id, resource, &limits)
+            }
+        }
+    }
+
+    /// The same limits, in memory only once however many buckets have them.
+    pub(crate) fn shared(&self, limits: &[Limit]) -> Arc<[Limit]> {
+        let mut sets = self.limit_sets.lock();
+        if let Some(known) = sets.iter().find(|set| ***set == *limits) {
+            return known.clone();
+        }
+        let fresh: Arc<[Limit]> = limits.into();
+        sets.push_front(fresh.clone());
+        sets.truncate(LIMIT_SETS_MAX);
+        fresh
+    }
+
+    /// The parent of an entity, as of at most `entity_ttl_ms` ago. An unknown entity has none.
+    pub(crate) async fn parent(&self, entity_id: &str) -> Result<Option<Arc<str>>, Error> {
+        let load = async {
+            let entity = self.store.read_entity(entity_id).await?;
+            let parent = entity.and_then(|entity| entity.parent_id);
+            Ok::<_, StoreError>(parent.filter(|id| id != entity_id).map(Arc::from))
+        };
+        let loaded = self.parents.try_get_with_by_ref(entity_id, load).await;
+        loaded.map_err(Error::Store)
+    }
+
+    /// The parent of an entity, if that is known without asking the table.
+    pub(crate) fn known_parent(&self, entity_id: &str) -> Option<Option<Arc<str>>> {
+        use std::task::{Context, Poll, Waker};
+        // A lookup in the cache is ready at the first poll: it waits for nobody.
+        let found = std::pin::pin!(self.parents.get(entity_id));
+        match found.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(found) => found,
+            Poll::Pending => None,
+        }
+    }
+
+    /// Forgets the parent of an entity.
+    pub(crate) async fn forget_parent(&self, entity_id: &str) {
+        self.parents.invalidate(entity_id).await;
+    }
+
+    /// A block runs low: no allocation, no wait.
+    pub(crate) fn tell_low(&self, bucket: &BucketRef) {
+        // Where the queue is full, the reconciler comes by anyway.
+        if self.low.push(bucket.bucket().clone()).is_ok() {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Somebody waits for the bucket, or it owes or is owed.
+    pub(crate) fn tell(&self, bucket: &BucketRef) {
+        self.urgent.push(bucket.bucket().clone());
+        self.bell.notify_one();
+    }
+
+    /// The next bucket that the reconciler has been told of.
+    pub(crate) fn told(&self) -> Option<Arc<Bucket>> {
+        self.urgent.pop().or_else(|| self.low.pop())
+    }
+
+    /// What is notified when a write for the bucket has ended.
+    pub(crate) fn waiting_for(&self, bucket: &Arc<Bucket>) -> &Notify {
+        // Buckets are at least 64 bytes apart; some share a bell, and then look in vain.
+        let at = Arc::as_ptr(bucket).addr() >> 6;
+        &self.waiting[(at ^ at >> 8) % self.waiting.len()]
+    }
+
+    /// Wakes everybody who waits for anything.
+    pub(crate) fn wake_all(&self) {
+        self.waiting.iter().for_each(Notify::notify_waiters);
+    }
+
+    pub(crate) fn answered(&self) {
+        *self.failure.lock() = None;
+    }
+
+    pub(crate) fn failed(&self, error: StoreError) -> Arc<StoreError> {
+        tracing::warn!(limiter = self.name, %error, kind = ?error.kind(), "the table did not answer");
+        let error = Arc::new(error);
+        *self.failure.lock() = Some(error.clone());
+        error
+    }
+
+    pub(crate) fn failure(&self) -> Option<Arc<StoreError>> {
+        self.failure.lock().clone()
+    }
+
+    /// What a caller is told when the table could not be asked.
+    pub(crate) fn unavailable(
+        &self,
+        bucket: &BucketRef,
+        failure: Option<Arc<StoreError>>,
+    ) -> Error {
+        use StoreErrorKind::{Throttled, Unreachable};
+        match failure {
+            Some(error) if !matches!(error.kind(), Throttled | Unreachable) => Error::Store(error),
+            failure => Error::Unavailable {
+                entity_id: bucket.key().entity_id().to_owned(),
+                resource: bucket.key().resource().to_owned(),
+                reason: failure.as_ref().map_or_else(
+                    || "the table did not answer in time".to_owned(),
+                    ToString::to_string,
+                ),
+                source: failure,
+            },
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+}

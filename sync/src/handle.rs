@@ -1,0 +1,99 @@
+//! A handle to one bucket, for callers that keep one per key.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use zae_limiter_core::{BucketRef, Request};
+
+use crate::acquire::Acquire;
+use crate::engine::Engine;
+use crate::{Error, Lease, Limit};
+
+/// A bucket that need not be looked up again: made by [`Acquire::handle`].
+///
+/// ```
+/// use zae_limiter::{Limit, RateLimiter};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_second("rps", 1_000)?];
+/// let bucket = limiter.acquire("api-key-123", "search").limits(&limits).handle().await?;
+/// for _ in 0..3 {
+///     bucket.acquire(&[("rps", 1)]).await?;
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct BucketHandle {
+    engine: Arc<Engine>,
+    /// The entity's, and its parent's if the handle cascades.
+    buckets: SmallVec<[BucketRef; 2]>,
+    limits: Arc<[Limit]>,
+    fingerprint: u64,
+}
+
+impl BucketHandle {
+    pub(crate) fn new(
+        engine: &Arc<Engine>,
+        buckets: SmallVec<[BucketRef; 2]>,
+        limits: Arc<[Limit]>,
+    ) -> Self {
+        Self {
+            engine: engine.clone(),
+            fingerprint: Request::new(&limits, &[]).fingerprint(),
+            buckets,
+            limits,
+        }
+    }
+
+    /// As [`Acquire::try_acquire`], on this bucket.
+    ///
+    /// # Errors
+    /// As [`Acquire::try_acquire`].
+    #[inline]
+    pub fn try_acquire<'a>(&'a self, consume: &[(&'a str, u64)]) -> Result<Lease<'a>, Error> {
+        match self.hit(consume) {
+            Some(lease) => Ok(lease),
+            None => self.by_name(consume).try_acquire(),
+        }
+    }
+
+    /// As an awaited [`Acquire`], on this bucket.
+    ///
+    /// # Errors
+    /// As an [`Acquire`].
+    pub async fn acquire<'a>(&'a self, consume: &[(&'a str, u64)]) -> Result<Lease<'a>, Error> {
+        match self.hit(consume) {
+            Some(lease) => Ok(lease),
+            None => self.by_name(consume).await,
+        }
+    }
+
+    #[inline]
+    fn hit<'a>(&'a self, consume: &[(&'a str, u64)]) -> Option<Lease<'a>> {
+        let [bucket] = &self.buckets[..] else {
+            return None;
+        };
+        if self.engine.strict {
+            return None;
+        }
+        let request = Request::known(&self.limits, self.fingerprint, consume);
+        let paid = bucket.take(&self.engine.clock, &request).ok()?;
+        if paid.hint {
+            self.engine.tell_low(bucket);
+        }
+        let key = bucket.key();
+        Some(Lease::hit(&self.engine, key.entity_id(), key.resource(), &self.limits, paid))
+    }
+
+    #[cold]
+    fn by_name<'a>(&'a self, consume: &[(&'a str, u64)]) -> Acquire<'a> {
+        let key = self.buckets[0].key();
+        let acquire = Acquire::new(&self.engine, key.entity_id(), key.resource())
+            .limits(&self.limits)
+            .cascade(self.buckets.len() > 1);
+        consume
+            .iter()
+            .fold(acquire, |acquire, &(name, tokens)| acquire.consume(name, tokens))
+    }
+}

@@ -1,0 +1,319 @@
+//! A lease: what an acquire hands to the caller.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use zae_limiter_core::{BucketRef, Charges, Paid, ValidationError};
+
+use crate::acquire::Acquire;
+use crate::engine::Engine;
+use crate::error::RateLimitExceeded;
+use crate::strict::{self, NotWritten};
+use crate::{Error, Limit};
+
+/// Something borrowed from the caller, or shared.
+#[derive(Clone, Debug)]
+pub(crate) enum Loan<'a, B: ?Sized, S: Borrow<B>> {
+    Borrowed(&'a B),
+    Shared(S),
+}
+
+impl<B: ?Sized, S: Borrow<B>> Deref for Loan<'_, B, S> {
+    type Target = B;
+    fn deref(&self) -> &B {
+        match self {
+            Self::Borrowed(borrowed) => borrowed,
+            Self::Shared(shared) => shared.borrow(),
+        }
+    }
+}
+
+/// Who paid for a part of a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Payer {
+    /// The token block of this generation.
+    Block { generation: u32, hint: bool },
+    /// The table itself.
+    Table,
+}
+
+/// What a lease has of one bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) bucket: BucketRef,
+    pub(crate) payer: Payer,
+}
+
+#[derive(Clone, Debug)]
+enum Parts<'a> {
+    /// A hit: the bucket is looked up again if it is needed, so that a hit holds on to nothing.
+    Hit {
+        entity_id: &'a str,
+        resource: &'a str,
+        generation: u32,
+    },
+    Held(SmallVec<[Part; 2]>),
+}
+
+/// What an acquire was granted. It can be added to, corrected afterwards, and given back.
+///
+/// **Dropping a lease keeps what was consumed**: forgetting a call can never switch a limiter
+/// off. [`rollback`](Self::rollback) gives it back, and [`Acquire::run`] does so if the work
+/// fails.
+///
+/// A lease borrows from the limiter and from what the acquire was given;
+/// [`into_owned`](Self::into_owned) frees it of that, to be moved into a task.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped keeps what was consumed; drop it explicitly if that is meant"]
+pub struct Lease<'a> {
+    engine: Loan<'a, Arc<Engine>, Arc<Engine>>,
+    limits: Loan<'a, [Limit], Arc<[Limit]>>,
+    /// By the order of the limits.
+    charges: Charges,
+    parts: Parts<'a>,
+    degraded: bool,
+}
+
+impl<'a> Lease<'a> {
+    #[inline]
+    pub(crate) fn hit(
+        engine: &'a Arc<Engine>,
+        entity_id: &'a str,
+        resource: &'a str,
+        limits: &'a [Limit],
+        paid: Paid,
+    ) -> Self {
+        Self {
+            engine: Loan::Borrowed(engine),
+            limits: Loan::Borrowed(limits),
+            charges: paid.charges,
+            parts: Parts::Hit {
+                entity_id,
+                resource,
+                generation: paid.generation,
+            },
+            degraded: false,
+        }
+    }
+
+    pub(crate) fn new(
+        engine: &'a Arc<Engine>,
+        limits: &'a [Limit],
+        charges: Charges,
+        parts: SmallVec<[Part; 2]>,
+    ) -> Self {
+        Self {
+            engine: Loan::Borrowed(engine),
+            limits: Loan::Borrowed(limits),
+            charges,
+            parts: Parts::Held(parts),
+            degraded: false,
+        }
+    }
+
+    /// A lease of nothing: the table could not be asked.
+    pub(crate) fn degraded(engine: &'a Arc<Engine>, limits: &'a [Limit]) -> Self {
+        Self {
+            degraded: true,
+            ..Self::new(engine, limits, Charges::default(), SmallVec::new())
+        }
+    }
+
+    /// Whether it was admitted without the limits being checked, because the table could not be
+    /// reached and the failure mode is open.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Tokens consumed by now, by limit name; what a parent was charged with is not added.
+    #[must_use]
+    pub fn consumed(&self) -> BTreeMap<&str, u64> {
+        let charges = self.charges.iter();
+        charges
+            .map(|(at, tokens)| (self.limits[at as usize].name(), tokens))
+            .collect()
+    }
+
+    /// The same lease without anything borrowed.
+    #[must_use]
+    pub fn into_owned(self) -> Lease<'static> {
+        let parts = self.parts();
+        Lease {
+            engine: Loan::Shared((*self.engine).clone()),
+            limits: Loan::Shared(self.engine.shared(&self.limits)),
+            charges: self.charges,
+            parts: Parts::Held(parts),
+            degraded: self.degraded,
+        }
+    }
+
+    fn parts(&self) -> SmallVec<[Part; 2]> {
+        match &self.parts {
+            Parts::Held(parts) => parts.clone(),
+            &Parts::Hit {
+                entity_id,
+                resource,
+                generation,
+            } => {
+                let bucket = self.engine.bucket(entity_id, resource, &self.limits);
+                let payer = Payer::Block {
+                    generation,
+                    hint: false,
+                };
+                bucket.into_iter().map(|bucket| Part { bucket, payer }).collect()
+            }
+        }
+    }
+
+    fn slot(&self, name: &str) -> Result<u32, Error> {
+        let found = self.limits.iter().position(|limit| limit.name() == name);
+        match found {
+            Some(slot) => Ok(slot as u32),
+            None => {
+                let names: Vec<_> = self.limits.iter().map(Limit::name).collect();
+                let rule = format!("is not one of the limits: {}", names.join(", "));
+                Err(ValidationError::new("limit name", name, rule).into())
+            }
+        }
+    }
+
+    /// Consumes more, if the limits allow it.
+    ///
+    /// # Errors
+    /// As an acquire; then nothing more was consumed.
+    pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
+        let slot = self.slot(name)?;
+        let parts = self.parts();
+        let more = {
+            let Some(child) = parts.first() else {
+                return Ok(()); // degraded: nothing is charged
+            };
+            let (entity_id, resource) = (child.bucket.key().entity_id(), child.bucket.key().resource());
+            let acquire = Acquire::new(&self.engine, entity_id, resource)
+                .limits(&self.limits)
+                .consume(name, tokens)
+                .cascade(parts.len() > 1)
+                .strict(matches!(child.payer, Payer::Table));
+            acquire.await?.parts()
+        };
+        // What was paid by another block is given back to the table, if at all.
+        self.parts = Parts::Held(more);
+        let consumed = self.charges.tokens(slot) + tokens;
+        self.charges = self.charges.with(slot, consumed);
+        Ok(())
+    }
+
+    /// Corrects what was consumed of a limit by `delta` tokens. It may go into debt and never
+    /// fails for lack of tokens: the work is done, and later acquires wait for the refill.
+    ///
+    /// In leased mode the correction is noted here and now, and reaches the table with the next
+    /// renewal. In strict mode it is one write.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for an unknown limit, or if more is given back than was consumed;
+    /// in strict mode [`Error::Unavailable`] if the table does not answer.
+    pub async fn adjust(&mut self, name: &str, delta: i64) -> Result<(), Error> {
+        let slot = self.slot(name)?;
+        let consumed = self.charges.tokens(slot);
+        let tokens = delta.unsigned_abs();
+        if tokens > Limit::TOKENS_MAX {
+            let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
+            return Err(ValidationError::new("delta", delta, rule).into());
+        }
+        if delta < 0 && tokens > consumed {
+            let rule = format!("gives back more than the {consumed} tokens consumed of {name}");
+            return Err(ValidationError::new("delta", delta, rule).into());
+        }
+        let correction = Charges::of(slot, tokens);
+        for part in self.parts() {
+            if delta < 0 {
+                self.give_back(&part, &correction).await;
+            } else {
+                self.charge(&part, name, &correction, tokens).await?;
+            }
+        }
+        let consumed = if delta < 0 { consumed - tokens } else { consumed + tokens };
+        self.charges = self.charges.with(slot, consumed);
+        Ok(())
+    }
+
+    async fn charge(
+        &self,
+        part: &Part,
+        name: &str,
+        correction: &Charges,
+        tokens: u64,
+    ) -> Result<(), Error> {
+        let engine = &*self.engine;
+        match part.payer {
+            Payer::Block { .. } => {
+                if part.bucket.charge_anyway(&engine.clock, name, tokens) {
+                    engine.tell(&part.bucket);
+                }
+                Ok(())
+            }
+            Payer::Table => {
+                let debit = strict::debit_anyway(engine, &part.bucket, &self.limits, correction);
+                let unavailable =
+                    |error: NotWritten| engine.unavailable(&part.bucket, error.failure());
+                debit.await.map_err(unavailable)
+            }
+        }
+    }
+
+    async fn give_back(&self, part: &Part, charges: &Charges) {
+        match part.payer {
+            Payer::Block { .. } => self.give_back_later(part, charges),
+            Payer::Table => {
+                strict::credit(&self.engine, &part.bucket, &self.limits, charges).await;
+            }
+        }
+    }
+
+    /// Gives tokens back to the block that paid, or has the reconciler credit them.
+    fn give_back_later(&self, part: &Part, charges: &Charges) {
+        let generation = match part.payer {
+            Payer::Block { generation, .. } => Some(generation),
+            Payer::Table => None,
+        };
+        let clock = &self.engine.clock;
+        if part.bucket.give_back(clock, generation, &self.limits, charges) {
+            self.engine.tell(&part.bucket);
+        }
+    }
+
+    /// Gives `tokens` of a limit back: `adjust(name, -tokens)`.
+    ///
+    /// # Errors
+    /// As [`adjust`](Self::adjust).
+    pub async fn release(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
+        let delta = i64::try_from(tokens).unwrap_or(i64::MAX);
+        self.adjust(name, -delta).await
+    }
+
+    /// Gives back all that was consumed. A credit that does not reach the table is lost, never
+    /// repeated: that only admits less, until refill heals it.
+    pub async fn rollback(self) {
+        for part in self.parts() {
+            self.give_back(&part, &self.charges).await;
+        }
+    }
+
+    /// [`rollback`](Self::rollback) for who cannot wait.
+    pub(crate) fn rollback_in_background(self) {
+        for part in self.parts() {
+            self.give_back_later(&part, &self.charges);
+        }
+    }
+}
+
+// A rejection is a value that callers keep; a lease must be free to move between threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Lease<'static>>();
+    is_send::<RateLimitExceeded>();
+};

@@ -1,0 +1,344 @@
+//! [`RateLimiter`]: the one thing that users hold, and its builder.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zae_limiter_core::{Clock, Knowledge, ValidationError, validate_identifier, validate_name};
+
+use crate::acquire::Acquire;
+use crate::engine::Engine;
+use crate::entity::Entity;
+use crate::reconciler::{Closed, Driver};
+use crate::settings::{FailureMode, Mode, Settings};
+use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
+use crate::{Error, Limit};
+
+/// What all tables of limiters begin with.
+const PREFIX: &str = "ZAEL-";
+/// The longest name of a limiter: a role's name is made of it.
+const NAME_LEN_MAX: usize = 38;
+
+/// A rate limiter for a fleet: all limiters of one table limit together.
+///
+/// Cheap to clone; clones share everything. Must be made inside a tokio runtime, on which its
+/// reconciler runs. Call [`shutdown`](Self::shutdown) before the process ends, so that the tokens
+/// in hand go back to the table at once and not only by refill.
+#[derive(Clone, Debug)]
+pub struct RateLimiter {
+    engine: Arc<Engine>,
+    driver: Arc<Driver>,
+}
+
+impl RateLimiter {
+    /// A builder of a limiter on the table `ZAEL-{name}`.
+    pub fn builder(name: impl Into<String>) -> RateLimiterBuilder {
+        RateLimiterBuilder {
+            name: name.into(),
+            settings: Settings::default(),
+            mode: None,
+            failure_mode: None,
+            store: None,
+            clock: Clock::system(),
+        }
+    }
+
+    /// Begins an acquire of tokens of `resource` for `entity_id`.
+    #[inline]
+    pub fn acquire<'a>(&'a self, entity_id: &'a str, resource: &'a str) -> Acquire<'a> {
+        Acquire::new(&self.engine, entity_id, resource)
+    }
+
+    /// Creates an entity. Acquires need none: an entity is there to have a parent, a name, or
+    /// limits of its own.
+    ///
+    /// # Errors
+    /// [`Error::Validation`], [`Error::EntityExists`], and those of the table.
+    pub async fn create_entity(&self, entity: NewEntity) -> Result<Entity, Error> {
+        validate_identifier("entity_id", &entity.id)?;
+        if let Some(parent_id) = &entity.parent_id {
+            validate_identifier("parent_id", parent_id)?;
+            if *parent_id == entity.id {
+                let rule = "an entity cannot be its own parent";
+                return Err(ValidationError::new("parent_id", parent_id, rule).into());
+            }
+        }
+        let created = self.engine.clock.wall();
+        let entity = Entity {
+            name: entity.name.unwrap_or_else(|| entity.id.clone()),
+            id: entity.id,
+            parent_id: entity.parent_id,
+            metadata: entity.metadata,
+            created_at: crate::entity::timestamp(created),
+        };
+        if !self.engine.store.create_entity(&entity).await? {
+            return Err(Error::EntityExists(entity.id));
+        }
+        self.engine.forget_parent(&entity.id).await;
+        Ok(entity)
+    }
+
+    /// The entity, if there is one of that id.
+    ///
+    /// # Errors
+    /// [`Error::Validation`], and those of the table.
+    pub async fn get_entity(&self, id: &str) -> Result<Option<Entity>, Error> {
+        validate_identifier("entity_id", id)?;
+        Ok(self.engine.store.read_entity(id).await?)
+    }
+
+    /// How much of each limit may be consumed, without consuming it.
+    ///
+    /// In leased mode the answer comes from memory, unless nothing is known of the bucket yet; in
+    /// strict mode, and then, the table is read.
+    ///
+    /// # Errors
+    /// [`Error::Validation`], and those of the table.
+    pub async fn available(
+        &self,
+        entity_id: &str,
+        resource: &str,
+        limits: &[Limit],
+    ) -> Result<Vec<Available>, Error> {
+        validate_identifier("entity_id", entity_id)?;
+        validate_name("resource", resource)?;
+        zae_limiter_core::Request::new(limits, &[]).validate()?;
+        let engine = &self.engine;
+        let bucket = engine.bucket(entity_id, resource, limits)?;
+        let mut known = bucket.knowledge(&engine.clock, &[]);
+        if engine.strict || known.iter().any(|(_, known)| known.age.is_none()) {
+            let item = engine.store.read_bucket(bucket.key()).await?;
+            if bucket.saw(&engine.clock, item) {
+                engine.tell(&bucket);
+            }
+            known = bucket.knowledge(&engine.clock, &[]);
+        }
+        let of = |limit: &Limit| {
+            let found = known.iter().find(|(known, _)| known.name() == limit.name());
+            let known = found.map(|(_, known)| *known);
+            Available::new(limit, known.unwrap_or_else(|| Knowledge::nothing(limit)))
+        };
+        Ok(limits.iter().map(of).collect())
+    }
+
+    /// The table's full name.
+    #[must_use]
+    pub fn table_name(&self) -> &str {
+        &self.engine.name
+    }
+
+    /// How many buckets are in memory.
+    #[must_use]
+    pub fn cached_buckets(&self) -> usize {
+        self.engine.cache.len()
+    }
+
+    /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the
+    /// limiter are shut down; their acquires answer [`Error::Closed`]. What cannot be given back
+    /// within `deadline` expires, and refill replaces it.
+    pub async fn shutdown(&self, deadline: Duration) -> Closed {
+        let closed = self.driver.close(deadline).await;
+        closed.unwrap_or(Closed { unreturned: 0 })
+    }
+}
+
+/// How much of a limit may be consumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Available {
+    /// The limit's name.
+    pub limit_name: String,
+    /// Tokens that are surely spendable here and now, without the table.
+    pub in_hand: u64,
+    /// The best estimate for the whole bucket: what is in hand, and what the table held when it
+    /// was last seen, with the refill since. Negative: debt.
+    pub estimate: i64,
+    /// How old the estimate is; none if the table has no such bucket, which is then full.
+    pub age: Option<Duration>,
+}
+
+impl Available {
+    fn new(limit: &Limit, known: Knowledge) -> Self {
+        Self {
+            limit_name: limit.name().to_owned(),
+            in_hand: known.in_hand,
+            estimate: known.estimate,
+            age: known.age,
+        }
+    }
+}
+
+/// An entity that is to be created.
+///
+/// ```
+/// use zae_limiter::{NewEntity, RateLimiter};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// limiter.create_entity(NewEntity::new("project-1").name("Project 1")).await?;
+/// limiter.create_entity(NewEntity::new("api-key-123").parent("project-1")).await?;
+/// let key = limiter.get_entity("api-key-123").await?.unwrap();
+/// assert_eq!(key.parent_id.as_deref(), Some("project-1"));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct NewEntity {
+    id: String,
+    name: Option<String>,
+    parent_id: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl NewEntity {
+    /// An entity of this id.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            name: None,
+            parent_id: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// A name for people. Default: the id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The entity above it. Default: none.
+    pub fn parent(mut self, id: impl Into<String>) -> Self {
+        self.parent_id = Some(id.into());
+        self
+    }
+
+    /// Something to keep with it. Default: nothing.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+}
+
+/// Builds a [`RateLimiter`].
+///
+/// What is set here wins over the environment
+/// ([`MODE_VARIABLE`](crate::settings::MODE_VARIABLE)), and that over
+/// [`settings`](Self::settings).
+#[derive(Debug)]
+#[must_use = "a builder does nothing until connect is called"]
+pub struct RateLimiterBuilder {
+    name: String,
+    settings: Settings,
+    mode: Option<Mode>,
+    failure_mode: Option<FailureMode>,
+    store: Option<Arc<dyn Store>>,
+    clock: Clock,
+}
+
+impl RateLimiterBuilder {
+    /// All settings that are plain data. Default: [`Settings::default`].
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// How acquires are paid. Default: leased.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// What an acquire answers when the table cannot be reached. Default: closed.
+    pub fn failure_mode(mut self, failure_mode: FailureMode) -> Self {
+        self.failure_mode = Some(failure_mode);
+        self
+    }
+
+    /// The AWS region. Default: what the AWS configuration says.
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.settings.region = Some(region.into());
+        self
+    }
+
+    /// Another endpoint than the region's, as a URL. Default: none.
+    pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
+        self.settings.endpoint_url = Some(url.into());
+        self
+    }
+
+    /// A store of one's own making. Default: DynamoDB.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// A table of its own in memory, for tests.
+    pub fn in_memory(self) -> Self {
+        self.store(MemoryStore::new())
+    }
+
+    /// Where time comes from. Default: the system's clocks.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes sure that the table may be used, and starts the reconciler.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for a name that no limiter can have, [`Error::Settings`], and
+    /// [`Error::Store`] if the table is missing, may not be used, or does not answer.
+    pub async fn connect(self) -> Result<RateLimiter, Error> {
+        let table_name = table_name(&self.name)?;
+        let mut settings = self.settings.overridden_by_environment()?;
+        settings.mode = self.mode.unwrap_or(settings.mode);
+        settings.failure_mode = self.failure_mode.unwrap_or(settings.failure_mode);
+        settings.validate()?;
+        let store = match self.store {
+            Some(store) => store,
+            None => {
+                let mut options = ConnectOptions::new(&table_name);
+                if let Some(region) = &settings.region {
+                    options = options.region(region);
+                }
+                if let Some(url) = &settings.endpoint_url {
+                    options = options.endpoint_url(url);
+                }
+                Arc::new(DynamoDbStore::connect(options).await?)
+            }
+        };
+        store.check().await?;
+        let engine = Arc::new(Engine::new(table_name, store, self.clock, &settings));
+        let driver = Arc::new(Driver::start(engine.clone()));
+        Ok(RateLimiter { engine, driver })
+    }
+}
+
+/// The table of the limiter called `name`: `ZAEL-{name}`, whether or not `name` begins with it.
+///
+/// # Errors
+/// [`Error::Validation`] if the name is empty, over 38 characters, does not begin with a letter,
+/// or has other characters than letters, digits and hyphens.
+pub fn table_name(name: &str) -> Result<String, Error> {
+    let short = name.strip_prefix(PREFIX).unwrap_or(name);
+    let fail = |rule: &str| Err(ValidationError::new("name", name, rule).into());
+    if short.is_empty() {
+        return fail("cannot be empty");
+    }
+    if short.contains('_') {
+        return fail("contains an underscore; use hyphens, as in 'rate-limits'");
+    }
+    if short.contains(' ') {
+        return fail("contains a space; use hyphens, as in 'my-app'");
+    }
+    if !short.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return fail("must start with a letter");
+    }
+    if !short.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return fail("may contain only letters, digits and hyphens");
+    }
+    if short.len() > NAME_LEN_MAX {
+        return fail("exceeds 38 characters, the longest that a role's name leaves room for");
+    }
+    Ok(format!("{PREFIX}{short}"))
+}

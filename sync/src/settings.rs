@@ -1,0 +1,226 @@
+//! How a limiter is set: plain data, from code, from a file, or from the environment.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// How acquires are paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Every acquire is one conditional write: exact, and as slow as the table.
+    Strict,
+    /// Acquires are paid from a block of tokens that this process has debited in advance.
+    Leased(LeasedOptions),
+}
+
+impl Mode {
+    /// Leased mode as it is set by default.
+    #[must_use]
+    pub fn leased() -> Self {
+        Self::Leased(LeasedOptions::default())
+    }
+}
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self::leased()
+    }
+}
+
+/// How blocks are held in leased mode. All processes of a table should have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeasedOptions {
+    /// How often a block in use is renewed, in milliseconds. Default: 1000.
+    pub renewal_interval_ms: u64,
+    /// How long a block is spendable, in milliseconds: at least three renewal intervals. It
+    /// stands in the bound. Default: 5000.
+    pub lease_ttl_ms: u64,
+}
+
+impl Default for LeasedOptions {
+    fn default() -> Self {
+        Self {
+            renewal_interval_ms: 1_000,
+            lease_ttl_ms: 5_000,
+        }
+    }
+}
+
+impl LeasedOptions {
+    pub(crate) fn renewal_interval(&self) -> Duration {
+        Duration::from_millis(self.renewal_interval_ms)
+    }
+
+    pub(crate) fn lease_ttl(&self) -> Duration {
+        Duration::from_millis(self.lease_ttl_ms)
+    }
+}
+
+/// What an acquire answers when the table cannot be reached.
+///
+/// Being denied permission or finding no table is an error in either mode, never an admission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureMode {
+    /// [`Error::Unavailable`].
+    #[default]
+    Closed,
+    /// It is admitted, and the lease says so ([`Lease::is_degraded`](crate::Lease::is_degraded)).
+    Open,
+}
+
+/// All settings of a limiter that are plain data, as in a configuration file.
+///
+/// ```
+/// use zae_limiter::{FailureMode, Mode, Settings};
+///
+/// let settings: Settings = serde_json::from_str(
+///     r#"{ "mode": "strict", "failure_mode": "open" }"#,
+/// ).unwrap();
+/// assert_eq!(settings.mode, Mode::Strict);
+/// assert_eq!(settings.failure_mode, FailureMode::Open);
+///
+/// let leased: Settings = serde_json::from_str(
+///     r#"{ "mode": { "leased": { "renewal_interval_ms": 500 } } }"#,
+/// ).unwrap();
+/// assert!(matches!(leased.mode, Mode::Leased(options) if options.lease_ttl_ms == 5_000));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How acquires are paid. Default: leased.
+    pub mode: Mode,
+    /// What an acquire answers when the table cannot be reached. Default: closed.
+    pub failure_mode: FailureMode,
+    /// The AWS region. Default: what the AWS configuration says.
+    pub region: Option<String>,
+    /// Another endpoint than the region's, as a URL. Default: none.
+    pub endpoint_url: Option<String>,
+    /// How long an acquire waits for the table, in milliseconds. Default: 5000.
+    pub acquire_timeout_ms: u64,
+    /// How long the parent of an entity is taken for known, in milliseconds. Default: 30000.
+    pub entity_ttl_ms: u64,
+    /// How long a bucket that nobody uses stays in memory, in milliseconds. Default: 600000.
+    pub idle_ttl_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            failure_mode: FailureMode::default(),
+            region: None,
+            endpoint_url: None,
+            acquire_timeout_ms: 5_000,
+            entity_ttl_ms: 30_000,
+            idle_ttl_ms: 600_000,
+        }
+    }
+}
+
+/// The environment variable that overrides the mode: `strict` or `leased`.
+pub const MODE_VARIABLE: &str = "ZAE_LIMITER_MODE";
+/// The environment variable that overrides the failure mode: `closed` or `open`.
+pub const FAILURE_MODE_VARIABLE: &str = "ZAE_LIMITER_FAILURE_MODE";
+
+impl Settings {
+    /// These settings with what the environment overrides: [`MODE_VARIABLE`] and
+    /// [`FAILURE_MODE_VARIABLE`].
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if a variable holds something else than its words.
+    pub fn overridden_by_environment(self) -> Result<Self, Error> {
+        self.overridden_by(|name| std::env::var(name).ok())
+    }
+
+    fn overridden_by(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let wrong = |name: &str, value: &str, words: &str| {
+            Error::Settings(format!("{name}={value:?} is not one of {words}"))
+        };
+        if let Some(value) = variable(MODE_VARIABLE) {
+            self.mode = match (value.as_str(), self.mode) {
+                ("strict", _) => Mode::Strict,
+                ("leased", Mode::Strict) => Mode::leased(),
+                ("leased", leased) => leased,
+                _ => return Err(wrong(MODE_VARIABLE, &value, "strict, leased")),
+            };
+        }
+        if let Some(value) = variable(FAILURE_MODE_VARIABLE) {
+            self.failure_mode = match value.as_str() {
+                "closed" => FailureMode::Closed,
+                "open" => FailureMode::Open,
+                _ => return Err(wrong(FAILURE_MODE_VARIABLE, &value, "closed, open")),
+            };
+        }
+        Ok(self)
+    }
+
+    /// Checks all of it, and says all that is wrong.
+    ///
+    /// # Errors
+    /// [`Error::Settings`].
+    pub fn validate(&self) -> Result<(), Error> {
+        let mut wrong = Vec::new();
+        if let Mode::Leased(options) = self.mode {
+            let (renewal, ttl) = (options.renewal_interval_ms, options.lease_ttl_ms);
+            if !(10..=3_600_000).contains(&renewal) {
+                wrong.push(format!(
+                    "renewal_interval_ms is {renewal}; it must be 10 to 3600000"
+                ));
+            }
+            if ttl < renewal.saturating_mul(3) || ttl > 86_400_000 {
+                wrong.push(format!(
+                    "lease_ttl_ms is {ttl}; it must be at least three times \
+                     renewal_interval_ms ({renewal}) and at most 86400000"
+                ));
+            }
+        }
+        for (name, value) in [
+            ("acquire_timeout_ms", self.acquire_timeout_ms),
+            ("entity_ttl_ms", self.entity_ttl_ms),
+            ("idle_ttl_ms", self.idle_ttl_ms),
+        ] {
+            if !(1..=86_400_000).contains(&value) {
+                wrong.push(format!("{name} is {value}; it must be 1 to 86400000"));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Settings(wrong.join("; ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_overrides() {
+        let strict = |name: &str| (name == MODE_VARIABLE).then(|| "strict".to_owned());
+        let settings = Settings::default().overridden_by(strict).expect("a word");
+        assert_eq!(settings.mode, Mode::Strict);
+        let typo = |name: &str| (name == FAILURE_MODE_VARIABLE).then(|| "opne".to_owned());
+        let error = Settings::default().overridden_by(typo).expect_err("no word");
+        assert!(error.to_string().contains("ZAE_LIMITER_FAILURE_MODE=\"opne\""), "{error}");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let settings = Settings {
+            mode: Mode::Leased(LeasedOptions {
+                renewal_interval_ms: 1_000,
+                lease_ttl_ms: 2_000,
+            }),
+            idle_ttl_ms: 0,
+            ..Settings::default()
+        };
+        let error = settings.validate().expect_err("two mistakes").to_string();
+        assert!(error.contains("lease_ttl_ms is 2000") && error.contains("idle_ttl_ms is 0"));
+    }
+}

@@ -1,0 +1,146 @@
+//! Strict mode: an acquire is one conditional write to each bucket that it charges.
+
+use std::sync::Arc;
+
+use zae_limiter_core::item::BucketItem;
+use zae_limiter_core::plan::{self, Transfer};
+use zae_limiter_core::{BucketRef, Charges, Limit};
+
+use crate::engine::Engine;
+use crate::store::{StoreError, WriteOutcome};
+
+/// How often a write is planned anew. The second plan is right unless the bucket went from full
+/// to not full, or its terms changed, in the very moment.
+const TRIES_MAX: u32 = 16;
+
+/// Why a write is not known to have happened.
+#[derive(Debug)]
+pub(crate) enum NotWritten {
+    /// The bucket does not hold the tokens; this was found.
+    Exceeded(Option<BucketItem>),
+    /// The table did not do it.
+    Failed(Option<Arc<StoreError>>),
+    /// The table may have done it.
+    InDoubt(Arc<StoreError>),
+}
+
+impl NotWritten {
+    /// What kept the table from answering.
+    pub(crate) fn failure(self) -> Option<Arc<StoreError>> {
+        match self {
+            Self::Exceeded(_) => None,
+            Self::Failed(error) => error,
+            Self::InDoubt(error) => Some(error),
+        }
+    }
+}
+
+fn transfers<'a>(
+    limits: &'a [Limit],
+    charges: &Charges,
+    fill: impl Fn(Transfer<'a>, u64) -> Transfer<'a>,
+) -> Vec<Transfer<'a>> {
+    let of = |(at, tokens)| fill(Transfer::new(&limits[at as usize]), tokens);
+    charges.iter().map(of).collect()
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+/// Debits `charges` if the bucket holds all of them.
+pub(crate) async fn debit(
+    engine: &Engine,
+    bucket: &BucketRef,
+    limits: &[Limit],
+    charges: &Charges,
+) -> Result<(), NotWritten> {
+    let transfers = transfers(limits, charges, |t, tokens| Transfer {
+        take: tokens,
+        consumed: signed(tokens),
+        ..t
+    });
+    write(engine, bucket, &transfers).await
+}
+
+/// Debits `charges` whatever the bucket holds.
+pub(crate) async fn debit_anyway(
+    engine: &Engine,
+    bucket: &BucketRef,
+    limits: &[Limit],
+    charges: &Charges,
+) -> Result<(), NotWritten> {
+    let transfers = transfers(limits, charges, |t, tokens| Transfer {
+        owe: tokens,
+        consumed: signed(tokens),
+        ..t
+    });
+    write(engine, bucket, &transfers).await
+}
+
+/// Credits `charges`; at most once. What surely did not reach the table is left to the
+/// reconciler; what may have reached it is not repeated.
+pub(crate) async fn credit(
+    engine: &Engine,
+    bucket: &BucketRef,
+    limits: &[Limit],
+    charges: &Charges,
+) {
+    let transfers = transfers(limits, charges, |t, tokens| Transfer {
+        give: tokens,
+        consumed: -signed(tokens),
+        ..t
+    });
+    if let Err(NotWritten::Failed(_)) = write(engine, bucket, &transfers).await
+        && bucket.give_back(&engine.clock, None, limits, charges)
+    {
+        engine.tell(bucket);
+    }
+}
+
+async fn write(
+    engine: &Engine,
+    bucket: &BucketRef,
+    transfers: &[Transfer<'_>],
+) -> Result<(), NotWritten> {
+    if transfers.is_empty() {
+        return Ok(());
+    }
+    let see = |item: Option<BucketItem>| {
+        engine.answered();
+        if bucket.saw(&engine.clock, item) {
+            engine.tell(bucket); // to be forgotten some day
+        }
+    };
+    let mut seen = bucket.seen();
+    for _ in 0..TRIES_MAX {
+        let Some(plan) = plan::plan(seen.as_ref(), engine.clock.wall(), transfers) else {
+            return Ok(()); // a credit for a bucket that is gone
+        };
+        match engine.store.write_bucket(bucket.key(), &plan.write).await {
+            WriteOutcome::Applied(item) => {
+                see(Some(item.clone()));
+                if !plan.only_converts {
+                    return Ok(());
+                }
+                seen = Some(item);
+            }
+            WriteOutcome::Refused(found) => {
+                see(found.clone());
+                let now = engine.clock.wall();
+                let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), now, t);
+                if !transfers.iter().all(fits) {
+                    return Err(NotWritten::Exceeded(found));
+                }
+                seen = found;
+            }
+            WriteOutcome::Failed(error) => {
+                return Err(NotWritten::Failed(Some(engine.failed(error))));
+            }
+            WriteOutcome::Unknown(error) => {
+                return Err(NotWritten::InDoubt(engine.failed(error)));
+            }
+        }
+    }
+    Err(NotWritten::Failed(None))
+}
