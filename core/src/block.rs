@@ -91,9 +91,16 @@ mod tests {
     fn releases_evenly_and_says_when() {
         let mut schedule = Schedule::new(at(1_000), Duration::from_secs(1), 4);
         assert_eq!(schedule.release(at(1_249)), 0);
-        assert_eq!(schedule.time_until(at(1_249), 1), Some(Duration::from_millis(1)));
+        assert_eq!(
+            schedule.time_until(at(1_249), 1),
+            Some(Duration::from_millis(1))
+        );
         assert_eq!(schedule.release(at(1_250)), 1);
-        assert_eq!(schedule.release(at(1_100)), 0, "time gone back releases nothing");
+        assert_eq!(
+            schedule.release(at(1_100)),
+            0,
+            "time gone back releases nothing"
+        );
         assert_eq!(schedule.release(at(9_000)), 3);
         assert_eq!(schedule.pending(), 0);
     }

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::item::BucketItem;
+use crate::plan::Seen;
 use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse, PurseRef};
 use crate::renewal::Books;
 use crate::request::{Charges, Request, fingerprint};
@@ -238,11 +239,7 @@ impl Bucket {
     }
 
     #[cold]
-    fn take_under_lock(
-        &self,
-        clock: &Clock,
-        request: &Request<'_>,
-    ) -> Result<Paid, Shortage> {
+    fn take_under_lock(&self, clock: &Clock, request: &Request<'_>) -> Result<Paid, Shortage> {
         let now = clock.now();
         let mut state = self.lock();
         let charges = state.check(now, request)?;
@@ -259,7 +256,10 @@ impl Bucket {
         clock: &Clock,
         request: &Request<'_>,
     ) -> Result<[Paid; 2], [Option<Shortage>; 2]> {
-        debug_assert!(!std::ptr::eq(self, other), "an entity is not its own parent");
+        debug_assert!(
+            !std::ptr::eq(self, other),
+            "an entity is not its own parent"
+        );
         let (mut mine, mut theirs);
         if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
             mine = self.lock();
@@ -346,9 +346,10 @@ impl Bucket {
 
     /// The item as it was last seen in the table.
     #[must_use]
-    pub fn seen(&self) -> Option<BucketItem> {
+    pub fn seen(&self) -> Seen {
         let state = self.state.lock();
-        state.active.as_ref().and_then(|active| active.books.seen.clone())
+        let active = state.active.as_ref();
+        active.map_or(Seen::Never, |active| active.books.seen.clone())
     }
 
     /// Remembers what a strict write found or left in the table. Returns whether the reconciler
@@ -398,7 +399,11 @@ impl State {
         if fingerprint(&self.limits) == request.fingerprint() {
             return request.charges();
         }
-        if !request.limits().iter().all(|limit| self.limits.contains(limit)) {
+        if !request
+            .limits()
+            .iter()
+            .all(|limit| self.limits.contains(limit))
+        {
             return None;
         }
         let mut charges = Charges::default();
@@ -413,7 +418,11 @@ impl State {
         let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
         let Some(active) = self.active.as_deref_mut() else {
             let nothing = charges.iter().all(|(_, tokens)| tokens == 0);
-            return if nothing { Ok(charges) } else { Err(Shortage::Miss) };
+            return if nothing {
+                Ok(charges)
+            } else {
+                Err(Shortage::Miss)
+            };
         };
         if active.has(now, &charges) || active.release(now) && active.has(now, &charges) {
             return Ok(charges);
@@ -469,9 +478,9 @@ impl State {
 impl Active {
     fn has(&self, now: MonotonicTime, charges: &Charges) -> bool {
         let live = now < self.expires_at;
-        charges.iter().all(|(slot, tokens)| {
-            tokens == 0 || live && self.slots[slot as usize].stock >= tokens
-        })
+        charges
+            .iter()
+            .all(|(slot, tokens)| tokens == 0 || live && self.slots[slot as usize].stock >= tokens)
     }
 
     fn shortage(&mut self, now: MonotonicTime, charges: &Charges) -> Shortage {

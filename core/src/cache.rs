@@ -89,15 +89,16 @@ impl BucketCache {
     /// Forgets `bucket` unless somebody holds it, beside the cache and the caller.
     pub fn forget(&self, bucket: &Arc<Bucket>) -> bool {
         let unused = |_: &BucketKey, known: &BucketRef| Arc::strong_count(known.bucket()) <= 2;
-        self.buckets
-            .remove_if(bucket.key(), unused)
-            .is_some()
+        self.buckets.remove_if(bucket.key(), unused).is_some()
     }
 
     /// All buckets, as of some moment each.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Bucket>> {
-        self.buckets.iter().map(|found| found.bucket().clone()).collect()
+        self.buckets
+            .iter()
+            .map(|found| found.bucket().clone())
+            .collect()
     }
 
     /// How many buckets are known.

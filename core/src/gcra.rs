@@ -98,10 +98,7 @@ impl Terms {
     pub fn converted(&self, old: &Terms, z: Ticks, now: WallTime) -> Ticks {
         let level = old.level(z, now);
         // Whole tokens and the rest apart: the product of two large scales would overflow.
-        let (tokens, rest) = (
-            level.div_euclid(old.token()),
-            level.rem_euclid(old.token()),
-        );
+        let (tokens, rest) = (level.div_euclid(old.token()), level.rem_euclid(old.token()));
         let level = tokens * self.token() + rest * self.token() / old.token();
         self.empty_at(now) - level.min(self.full())
     }

@@ -67,4 +67,3 @@ pub(crate) fn hash_key<H: Hasher>(entity_id: &str, resource: &str, state: &mut H
     state.write(resource.as_bytes());
     state.write_usize(entity_id.len());
 }
-

@@ -259,7 +259,12 @@ mod tests {
         let zero = Limit::per_second("rps", 0).unwrap_err();
         assert_eq!(zero.to_string(), "invalid capacity \"0\": must be positive");
         let burst = Limit::per_second("rps", 10).and_then(|l| l.burst(9));
-        assert!(burst.unwrap_err().to_string().contains("at least the capacity, 10"));
+        assert!(
+            burst
+                .unwrap_err()
+                .to_string()
+                .contains("at least the capacity, 10")
+        );
         let half = Limit::custom("x", 1, 1, Duration::from_millis(500));
         assert_eq!(half.unwrap_err().field(), "refill_period");
         assert!(Limit::custom("x", 1, 0, Duration::from_secs(1)).is_err());

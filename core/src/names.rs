@@ -71,7 +71,13 @@ mod tests {
 
     #[test]
     fn identifiers_of_the_seed_pass() {
-        for id in ["a", "0", "user@example.com", "sk-proj:ABC_1.2", &"x".repeat(256)] {
+        for id in [
+            "a",
+            "0",
+            "user@example.com",
+            "sk-proj:ABC_1.2",
+            &"x".repeat(256),
+        ] {
             validate_identifier("entity_id", id).expect(id);
         }
     }

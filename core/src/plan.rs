@@ -22,6 +22,35 @@ use crate::item::{
 };
 use crate::{Limit, Ticks, WallTime};
 
+/// What is known of a bucket's item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing: this process has not looked yet.
+    #[default]
+    Never,
+    /// The table had none.
+    Missing,
+    /// This is what the last write left, or the last refusal found.
+    Item(BucketItem),
+}
+
+impl Seen {
+    /// The item, if it is known that there is one.
+    #[must_use]
+    pub fn item(&self) -> Option<&BucketItem> {
+        match self {
+            Self::Item(item) => Some(item),
+            Self::Never | Self::Missing => None,
+        }
+    }
+}
+
+impl From<Option<BucketItem>> for Seen {
+    fn from(found: Option<BucketItem>) -> Self {
+        found.map_or(Self::Missing, Self::Item)
+    }
+}
+
 /// What one write is to do to one limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer<'a> {
@@ -45,6 +74,10 @@ pub struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
+    fn is_debit(&self) -> bool {
+        self.take > 0 || self.owe > 0
+    }
+
     /// A transfer of nothing, to be filled in.
     #[must_use]
     pub fn new(limit: &'a Limit) -> Self {
@@ -117,11 +150,9 @@ pub struct Plan {
 /// Plans the write that makes `transfers` on a bucket that was last `seen` like this; none if
 /// there is nothing to write.
 #[must_use]
-pub fn plan(
-    seen: Option<&BucketItem>,
-    now: WallTime,
-    transfers: &[Transfer<'_>],
-) -> Option<Plan> {
+pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Plan> {
+    let never_seen = *seen == Seen::Never;
+    let seen = seen.item();
     let found = |t: &Transfer<'_>| seen.and_then(|item| item.limit(t.limit.name()));
     let conversions: Vec<LimitWrite> = transfers
         .iter()
@@ -130,7 +161,11 @@ pub fn plan(
     let only_converts = !conversions.is_empty();
     // Processes that share a full bucket come to think at the same time that somebody should cut
     // it to its burst. What each saw last is unlike, and so is the moment at which it tries.
-    let nudge = Ticks::from(seen.map_or(0, |item| item.sequence).wrapping_mul(0x9e37_79b9) % 128);
+    let nudge = Ticks::from(
+        seen.map_or(0, |item| item.sequence)
+            .wrapping_mul(0x9e37_79b9)
+            % 128,
+    );
     let mut entries = vec![None; transfers.len()];
     let limits = if only_converts {
         conversions
@@ -139,6 +174,7 @@ pub fn plan(
         planned
             .filter_map(|(t, entry)| {
                 let action = match found(t) {
+                    None if never_seen && !t.is_debit() => credit_unseen(t),
                     None => create(now, t, entry)?,
                     Some(limit) => update(limit, now, t, nudge, entry),
                 };
@@ -181,16 +217,14 @@ pub fn level(seen: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
 
 /// The table may forget a bucket a week after it must be full again: forgetting a bucket makes
 /// it full, so it must never erase debt.
-fn expires_at_seconds(
-    now: WallTime,
-    transfers: &[Transfer<'_>],
-    seen: Option<&BucketItem>,
-) -> u64 {
+fn expires_at_seconds(now: WallTime, transfers: &[Transfer<'_>], seen: Option<&BucketItem>) -> u64 {
     const MARGIN: u64 = 7 * 86_400;
     let full_after = |t: &Transfer<'_>| {
         let terms = t.limit.terms();
         let level = level(seen, now, t.limit) - Ticks::from(t.take + t.owe) * terms.token();
-        terms.time_until(level.min(0), t.limit.burst_tokens()).as_secs()
+        terms
+            .time_until(level.min(0), t.limit.burst_tokens())
+            .as_secs()
     };
     let longest = transfers.iter().map(full_after).max().unwrap_or(0);
     let expires = now.as_secs().saturating_add(longest.saturating_mul(2));
@@ -201,7 +235,7 @@ fn expires_at_seconds(
 fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitWrite> {
     let terms = *t.limit.terms();
     // A credit alone is made in the terms that are found: it must not bring back old ones.
-    if found.terms == terms || (t.take == 0 && t.owe == 0) {
+    if found.terms == terms || !t.is_debit() {
         return None;
     }
     Some(LimitWrite {
@@ -224,7 +258,7 @@ fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<Limi
 }
 
 fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Option<LimitAction> {
-    if t.take == 0 && t.owe == 0 {
+    if !t.is_debit() {
         return None; // a credit never brings back what was deleted
     }
     let terms = *t.limit.terms();
@@ -237,6 +271,25 @@ fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Option<
             enter(fresh_ring(ttl, now.as_millis() / ttl), &h, entry)
         }),
     }))
+}
+
+/// A credit to a bucket that is not known: the likely guess, which shows the item if it is wrong.
+fn credit_unseen(t: &Transfer<'_>) -> LimitAction {
+    let terms = *t.limit.terms();
+    LimitAction::Update {
+        guard: LimitGuard {
+            terms,
+            z_min: None,
+            z_max: None,
+            ring: RingGuard::Absent,
+        },
+        change: LimitChange {
+            z: ZChange::Add(-Ticks::from(t.give) * terms.token()),
+            terms: None,
+            consumed: t.consumed,
+            ring: RingChange::Keep,
+        },
+    }
 }
 
 fn update(
@@ -270,7 +323,11 @@ fn update(
         let brim = full_at + give - share.brim;
         let z_min = watched.map_or(brim, |z| z.max(brim));
         let z_max = latest.map(|latest| latest + give);
-        (Some(z_min), z_max, ZChange::Add(debit + share.overflow - give))
+        (
+            Some(z_min),
+            z_max,
+            ZChange::Add(debit + share.overflow - give),
+        )
     };
     LimitAction::Update {
         guard: LimitGuard {
@@ -289,7 +346,9 @@ fn update(
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 fn fresh_ring(lease_ttl_ms: u64, epoch: u64) -> Ring {

@@ -82,7 +82,10 @@ impl Purse {
             }
             let left = subtract(tokens, lanes)?;
             let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-            match self.tokens.compare_exchange_weak(tokens, left, success, failure) {
+            match self
+                .tokens
+                .compare_exchange_weak(tokens, left, success, failure)
+            {
                 Ok(_) => {
                     let low_water = self.low_water.load(Ordering::Relaxed);
                     return Some(Payment {
@@ -128,7 +131,9 @@ impl PurseStore {
             let chunk: Chunk = (0..CHUNK).map(|_| Purse::default()).collect();
             free.extend((0..CHUNK as u32).rev().map(|at| (chunk.clone(), at)));
         }
-        let (chunk, at) = free.pop().unwrap_or_else(|| (Arc::new([Purse::default()]), 0));
+        let (chunk, at) = free
+            .pop()
+            .unwrap_or_else(|| (Arc::new([Purse::default()]), 0));
         let purse = PurseRef { chunk, at };
         OwnPurse {
             purse,

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::block::Schedule;
 use crate::bucket::{Active, Bucket, Knowledge, Slot};
 use crate::item::{BucketItem, Ring};
-use crate::plan::{self, Entry, Holding, Plan, Transfer};
+use crate::plan::{self, Entry, Holding, Plan, Seen, Transfer};
 use crate::sizing::{AHEAD_PERIODS, Demand, Grant, Situation};
 use crate::{Clock, Limit, MonotonicTime, WallTime};
 
@@ -90,9 +90,8 @@ const CLOSING_FAILURES_MAX: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Books {
     pub(crate) accounts: SmallVec<[Account; 2]>,
-    pub(crate) seen: Option<BucketItem>,
+    pub(crate) seen: Seen,
     seen_at: MonotonicTime,
-    has_seen: bool,
     /// The table could not be reached; until then it is not asked again.
     pub(crate) unavailable_until: MonotonicTime,
     failures: u32,
@@ -144,7 +143,11 @@ struct InFlight {
 
 impl Account {
     pub(crate) fn want(&mut self, tokens: u64) {
-        let least = if self.wanted == 0 { u64::MAX } else { self.wanted_least };
+        let least = if self.wanted == 0 {
+            u64::MAX
+        } else {
+            self.wanted_least
+        };
         self.wanted_least = least.min(tokens);
         self.wanted += tokens;
     }
@@ -166,9 +169,8 @@ impl Books {
         accounts.resize_with(slots, Account::default);
         Self {
             accounts,
-            seen: None,
+            seen: Seen::Never,
             seen_at: MonotonicTime::ZERO,
-            has_seen: false,
             unavailable_until: MonotonicTime::ZERO,
             failures: 0,
             observed_at: MonotonicTime::ZERO,
@@ -191,9 +193,8 @@ impl Books {
     }
 
     pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>) {
-        self.seen = item;
+        self.seen = item.into();
         self.seen_at = now;
-        self.has_seen = true;
     }
 }
 
@@ -289,11 +290,11 @@ impl Active {
             let reported = self.slots.iter().all(|slot| slot.spent == 0);
             let denied = self.slots.iter().map(|slot| slot.denied_until).max();
             let denied = denied.filter(|until| *until > now.monotonic && !closing);
-            if reported && denied.is_none() {
-                return Step::Idle;
-            }
-            if let Some(until) = denied {
-                return Step::Wait(until);
+            // What was seen is worth keeping for a while: the next guess is better for it.
+            let stale_at = self.books.seen_at.after(settings.lease_ttl);
+            let fresh = (stale_at > now.monotonic && !closing).then_some(stale_at);
+            if reported {
+                return denied.max(fresh).map_or(Step::Idle, Step::Wait);
             }
         }
         let renew_at = self.books.renew_at;
@@ -302,7 +303,8 @@ impl Active {
             let (situation, _) = self.situation(now, settings, slot, unspent);
             situation.is_excess(unspent)
         });
-        let due = now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
+        let due =
+            now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
         if due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
             return self.plan(now, settings, why);
         }
@@ -318,7 +320,10 @@ impl Active {
     fn unspent(&self) -> u64 {
         let stock: u64 = self.slots.iter().map(|slot| slot.stock).sum();
         let accounts = self.books.accounts.iter();
-        stock + accounts.map(|account| account.schedule.pending()).sum::<u64>()
+        stock
+            + accounts
+                .map(|account| account.schedule.pending())
+                .sum::<u64>()
     }
 
     /// Brings the demand up to date; whether anything was asked for since the last time.
@@ -334,7 +339,11 @@ impl Active {
         let asked = |(account, slot): (&Account, &Slot)| {
             slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
-        let any = books.accounts.iter().zip(&slots).any(|pair| asked(pair) > 0);
+        let any = books
+            .accounts
+            .iter()
+            .zip(&slots)
+            .any(|pair| asked(pair) > 0);
         if elapsed < settings.renewal / 100 {
             return any;
         }
@@ -360,7 +369,7 @@ impl Active {
     ) -> (Situation, f64) {
         let limit = &self.limits[slot];
         let terms = limit.terms();
-        let seen = self.books.seen.as_ref();
+        let seen = self.books.seen.item();
         let account = &self.books.accounts[slot];
         let demand = account.demand.per_second();
         let rate = limit.tokens_per_second();
@@ -412,7 +421,11 @@ impl Active {
             let pending = self.books.account(at).schedule.pending();
             let unspent = slot.stock + pending;
             let (situation, others_took) = self.situation(now, settings, at, unspent);
-            let grant = if keeps { situation.grant() } else { Grant::default() };
+            let grant = if keeps {
+                situation.grant()
+            } else {
+                Grant::default()
+            };
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
             transfers.push(Transfer {
@@ -427,7 +440,7 @@ impl Active {
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
                     tokens: taken,
-                    demand_milli: account.demand.milli(),
+                    demand_milli: if keeps { account.demand.milli() } else { 0 },
                     entered: account.entered,
                 }),
             });
@@ -444,7 +457,7 @@ impl Active {
                 entry: None,
             });
         }
-        let Some(plan) = plan::plan(self.books.seen.as_ref(), now.wall, &transfers) else {
+        let Some(plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
             // Credits for a bucket that is gone: there is nothing to credit them to.
             return Step::Idle;
         };
@@ -552,7 +565,14 @@ impl Active {
             }
             slot.denied_until = if f.grant.short {
                 let renewed_by = renew_at.after(settings.latency * 4);
-                denied_until(now.monotonic, settings, &situation, f, renewed_by, &self.limits[at])
+                denied_until(
+                    now.monotonic,
+                    settings,
+                    &situation,
+                    f,
+                    renewed_by,
+                    &self.limits[at],
+                )
             } else {
                 MonotonicTime::ZERO
             };
@@ -615,7 +635,7 @@ impl Active {
         let books = &self.books;
         let account = &books.accounts[slot];
         let (pending, debt) = (account.schedule.pending(), account.debt);
-        let level = plan::level(books.seen.as_ref(), now.wall, limit);
+        let level = plan::level(books.seen.item(), now.wall, limit);
         let estimate = (terms.to_tokens(level) + signed(in_hand + pending) - signed(debt))
             .min(signed(limit.burst_tokens()));
         let missing = requested.saturating_sub(in_hand);
@@ -630,7 +650,7 @@ impl Active {
         Knowledge {
             in_hand,
             estimate,
-            age: books.has_seen.then(|| now.monotonic.since(books.seen_at)),
+            age: (books.seen != Seen::Never).then(|| now.monotonic.since(books.seen_at)),
             denied: now.monotonic < self.slots[slot].denied_until,
             retry_after,
         }

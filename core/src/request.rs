@@ -161,7 +161,9 @@ impl Charges {
             ChargeList::Many(many) => (0, &many[..]),
         };
         let lane = move |slot: u32| (slot, lanes >> (slot * LANE_BITS) & LANE_MAX);
-        let lanes = (0..LANES as u32).map(lane).filter(|(_, tokens)| *tokens > 0);
+        let lanes = (0..LANES as u32)
+            .map(lane)
+            .filter(|(_, tokens)| *tokens > 0);
         lanes.chain(many.iter().copied())
     }
 

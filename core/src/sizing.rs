@@ -167,8 +167,13 @@ impl Situation {
         let ahead = (-self.level).max(0.0) / (self.rate * period);
         // Whose demand nobody knows does not know the others' either: a short reservation now,
         // a fair one when all have told.
-        let periods = if self.surging { SURGE_PERIODS } else { BLOCK_PERIODS };
-        let pace = periods * ((BLOCK_PERIODS + AHEAD_TARGET - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
+        let periods = if self.surging {
+            SURGE_PERIODS
+        } else {
+            BLOCK_PERIODS
+        };
+        let pace =
+            periods * ((BLOCK_PERIODS + AHEAD_TARGET - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
         let room = AHEAD_PERIODS * self.rate * period + self.level - stock;
         let scheduled = (share * self.rate * period * pace)
             .min(need - stock)

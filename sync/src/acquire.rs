@@ -10,7 +10,10 @@ use smallvec::SmallVec;
 use tokio::time;
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan;
-use zae_limiter_core::{BucketRef, Charges, Paid, Request, Shortage};
+use zae_limiter_core::{
+    BucketRef, Charges, Paid, Request, Shortage, ValidationError, validate_identifier,
+    validate_name,
+};
 
 use crate::engine::Engine;
 use crate::error::{LimitStatus, RateLimitExceeded};
@@ -104,6 +107,13 @@ impl<'a> Acquire<'a> {
         Request::new(self.limits, &self.consume)
     }
 
+    /// Checks what cannot be right whatever the table holds, before it is asked.
+    fn validate(&self) -> Result<(), ValidationError> {
+        validate_identifier("entity_id", self.entity_id)?;
+        validate_name("resource", self.resource)?;
+        self.request().validate()
+    }
+
     /// Answers at once: from the tokens in hand, or from what is known of the limit.
     ///
     /// No I/O, no await; no allocation on a hit that charges at most the first two limits of an
@@ -147,7 +157,7 @@ impl<'a> Acquire<'a> {
 
     #[cold]
     fn miss(self) -> Result<Lease<'a>, Error> {
-        self.request().validate()?;
+        self.validate()?;
         let would_wait = || Error::WouldWait {
             entity_id: self.entity_id.to_owned(),
             resource: self.resource.to_owned(),
@@ -159,8 +169,9 @@ impl<'a> Acquire<'a> {
             return Err(would_wait());
         }
         let parent = if self.cascade {
-            zae_limiter_core::validate_identifier("entity_id", self.entity_id)?;
-            self.engine.known_parent(self.entity_id).ok_or_else(would_wait)?
+            self.engine
+                .known_parent(self.entity_id)
+                .ok_or_else(would_wait)?
         } else {
             None
         };
@@ -278,7 +289,11 @@ impl<'a> Acquire<'a> {
                     available: i64::try_from(known.in_hand).unwrap_or(i64::MAX),
                     requested,
                     exceeded: refused && short && known.denied,
-                    retry_after: if short { known.retry_after } else { Duration::ZERO },
+                    retry_after: if short {
+                        known.retry_after
+                    } else {
+                        Duration::ZERO
+                    },
                 });
             }
         }
@@ -292,16 +307,17 @@ impl<'a> Acquire<'a> {
     }
 
     async fn wait(self) -> Result<Lease<'a>, Error> {
-        self.request().validate()?;
+        self.validate()?;
         if self.engine.is_closed() {
             return Err(Error::Closed);
         }
-        // Before anything is asked of the table, the names must be good.
-        let buckets = self.buckets(None)?;
         let parent = if self.cascade {
             match self.engine.parent(self.entity_id).await {
                 Ok(parent) => parent,
-                Err(Error::Store(error)) => return self.fail(&buckets[0], Some(error)),
+                Err(Error::Store(error)) => {
+                    let buckets = self.buckets(None)?;
+                    return self.fail(&buckets[0], Some(error));
+                }
                 Err(error) => return Err(error),
             }
         } else {
@@ -355,7 +371,10 @@ impl<'a> Acquire<'a> {
         let buckets = payment.buckets.clone();
         match payment.pay().await {
             Ok(()) => {
-                let paid = [Some(Payer::Table), (buckets.len() > 1).then_some(Payer::Table)];
+                let paid = [
+                    Some(Payer::Table),
+                    (buckets.len() > 1).then_some(Payer::Table),
+                ];
                 Ok(self.lease(&buckets, paid))
             }
             Err((at, NotWritten::Exceeded(found))) => {
@@ -375,7 +394,7 @@ impl<'a> Acquire<'a> {
         let mut statuses = Vec::new();
         for (at, bucket) in buckets.iter().enumerate() {
             let seen = bucket.seen();
-            let item = if at == refused { found } else { seen.as_ref() };
+            let item = if at == refused { found } else { seen.item() };
             for limit in self.limits {
                 let named = self.consume.iter().find(|(n, _)| *n == limit.name());
                 let requested = named.map_or(0, |(_, tokens)| *tokens);
@@ -388,7 +407,11 @@ impl<'a> Acquire<'a> {
                     available: limit.terms().to_tokens(level),
                     requested,
                     exceeded: at == refused && requested > 0 && !retry_after.is_zero(),
-                    retry_after: if requested == 0 { Duration::ZERO } else { retry_after },
+                    retry_after: if requested == 0 {
+                        Duration::ZERO
+                    } else {
+                        retry_after
+                    },
                 });
             }
         }
@@ -431,9 +454,8 @@ impl<'a> Acquire<'a> {
     /// # Errors
     /// [`Error::Validation`], and for a cascade those of reading the entity.
     pub async fn handle(self) -> Result<BucketHandle, Error> {
-        self.request().validate()?;
+        self.validate()?;
         let parent = if self.cascade {
-            self.buckets(None)?;
             self.engine.parent(self.entity_id).await?
         } else {
             None
@@ -521,11 +543,15 @@ impl StrictPayment {
     }
 }
 
+/// An acquire that waits for the table.
+trait Waiting<'a>: Future<Output = Result<Lease<'a>, Error>> + Send + 'a {}
+impl<'a, F: Future<Output = Result<Lease<'a>, Error>> + Send + 'a> Waiting<'a> for F {}
+
 /// The future of an [`Acquire`]. It is ready at the first poll if the tokens are in hand.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct AcquireFuture<'a> {
     acquire: Option<Acquire<'a>>,
-    waiting: Option<Pin<Box<dyn Future<Output = Result<Lease<'a>, Error>> + Send + 'a>>>,
+    waiting: Option<Pin<Box<dyn Waiting<'a>>>>,
 }
 
 impl std::fmt::Debug for AcquireFuture<'_> {

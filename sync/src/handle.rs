@@ -83,7 +83,13 @@ impl BucketHandle {
             self.engine.tell_low(bucket);
         }
         let key = bucket.key();
-        Some(Lease::hit(&self.engine, key.entity_id(), key.resource(), &self.limits, paid))
+        Some(Lease::hit(
+            &self.engine,
+            key.entity_id(),
+            key.resource(),
+            &self.limits,
+            paid,
+        ))
     }
 
     #[cold]
@@ -92,8 +98,8 @@ impl BucketHandle {
         let acquire = Acquire::new(&self.engine, key.entity_id(), key.resource())
             .limits(&self.limits)
             .cascade(self.buckets.len() > 1);
-        consume
-            .iter()
-            .fold(acquire, |acquire, &(name, tokens)| acquire.consume(name, tokens))
+        consume.iter().fold(acquire, |acquire, &(name, tokens)| {
+            acquire.consume(name, tokens)
+        })
     }
 }

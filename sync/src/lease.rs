@@ -139,7 +139,6 @@ impl<'a> Lease<'a> {
     }
 
     /// The same lease without anything borrowed.
-    #[must_use]
     pub fn into_owned(self) -> Lease<'static> {
         let parts = self.parts();
         Lease {
@@ -164,7 +163,10 @@ impl<'a> Lease<'a> {
                     generation,
                     hint: false,
                 };
-                bucket.into_iter().map(|bucket| Part { bucket, payer }).collect()
+                bucket
+                    .into_iter()
+                    .map(|bucket| Part { bucket, payer })
+                    .collect()
             }
         }
     }
@@ -192,7 +194,10 @@ impl<'a> Lease<'a> {
             let Some(child) = parts.first() else {
                 return Ok(()); // degraded: nothing is charged
             };
-            let (entity_id, resource) = (child.bucket.key().entity_id(), child.bucket.key().resource());
+            let (entity_id, resource) = (
+                child.bucket.key().entity_id(),
+                child.bucket.key().resource(),
+            );
             let acquire = Acquire::new(&self.engine, entity_id, resource)
                 .limits(&self.limits)
                 .consume(name, tokens)
@@ -236,7 +241,11 @@ impl<'a> Lease<'a> {
                 self.charge(&part, name, &correction, tokens).await?;
             }
         }
-        let consumed = if delta < 0 { consumed - tokens } else { consumed + tokens };
+        let consumed = if delta < 0 {
+            consumed - tokens
+        } else {
+            consumed + tokens
+        };
         self.charges = self.charges.with(slot, consumed);
         Ok(())
     }
@@ -281,7 +290,10 @@ impl<'a> Lease<'a> {
             Payer::Table => None,
         };
         let clock = &self.engine.clock;
-        if part.bucket.give_back(clock, generation, &self.limits, charges) {
+        if part
+            .bucket
+            .give_back(clock, generation, &self.limits, charges)
+        {
             self.engine.tell(&part.bucket);
         }
     }

@@ -206,8 +206,15 @@ mod tests {
         let settings = Settings::default().overridden_by(strict).expect("a word");
         assert_eq!(settings.mode, Mode::Strict);
         let typo = |name: &str| (name == FAILURE_MODE_VARIABLE).then(|| "opne".to_owned());
-        let error = Settings::default().overridden_by(typo).expect_err("no word");
-        assert!(error.to_string().contains("ZAE_LIMITER_FAILURE_MODE=\"opne\""), "{error}");
+        let error = Settings::default()
+            .overridden_by(typo)
+            .expect_err("no word");
+        assert!(
+            error
+                .to_string()
+                .contains("ZAE_LIMITER_FAILURE_MODE=\"opne\""),
+            "{error}"
+        );
     }
 
     #[test]

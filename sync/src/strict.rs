@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::plan::{self, Transfer};
+use zae_limiter_core::plan::{self, Seen, Transfer};
 use zae_limiter_core::{BucketRef, Charges, Limit};
 
 use crate::engine::Engine;
@@ -114,7 +114,7 @@ async fn write(
     };
     let mut seen = bucket.seen();
     for _ in 0..TRIES_MAX {
-        let Some(plan) = plan::plan(seen.as_ref(), engine.clock.wall(), transfers) else {
+        let Some(plan) = plan::plan(&seen, engine.clock.wall(), transfers) else {
             return Ok(()); // a credit for a bucket that is gone
         };
         match engine.store.write_bucket(bucket.key(), &plan.write).await {
@@ -123,7 +123,7 @@ async fn write(
                 if !plan.only_converts {
                     return Ok(());
                 }
-                seen = Some(item);
+                seen = Seen::Item(item);
             }
             WriteOutcome::Refused(found) => {
                 see(found.clone());
@@ -132,7 +132,7 @@ async fn write(
                 if !transfers.iter().all(fits) {
                     return Err(NotWritten::Exceeded(found));
                 }
-                seen = found;
+                seen = found.into();
             }
             WriteOutcome::Failed(error) => {
                 return Err(NotWritten::Failed(Some(engine.failed(error))));

@@ -3,12 +3,18 @@
 //! A test that needs the endpoint fails without it; none is skipped. `tests/run` starts
 //! LocalStack and sets everything.
 
+pub mod fleet;
+
 use std::thread;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, Credentials, Region};
 use tokio::runtime;
-use zae_limiter::store::DynamoDbStore;
+use zae_limiter::Limit;
+use zae_limiter::store::{DynamoDbStore, Store};
+use zae_limiter_core::{BucketKey, Clock, plan};
 
 /// The region that all tests use.
 pub const REGION: &str = "us-east-1";
@@ -55,7 +61,11 @@ pub struct FreshTable {
 /// # Panics
 /// If it cannot be created.
 pub async fn fresh_table(prefix: &str) -> FreshTable {
-    let store = DynamoDbStore::new(client_for(&endpoint()), random_table_name(prefix));
+    // An emulator on a busy machine is slow; a test of slowness has tables of its own.
+    let patience = TimeoutConfig::builder().operation_timeout(Duration::from_secs(60));
+    let config = config_for(&endpoint()).timeout_config(patience.build());
+    let client = Client::from_conf(config.build());
+    let store = DynamoDbStore::new(client, random_table_name(prefix));
     store
         .create_table()
         .await
@@ -91,4 +101,28 @@ impl Drop for FreshTable {
             eprintln!("{error}");
         }
     }
+}
+
+/// The tokens of a limit that the table holds, in debt if negative.
+///
+/// # Panics
+/// If the table does not answer.
+pub async fn level(store: &impl Store, entity_id: &str, resource: &str, limit: &Limit) -> i64 {
+    let key = BucketKey::new(entity_id, resource).expect("a key");
+    let item = store.read_bucket(&key).await.expect("a table");
+    let now = Clock::system().wall();
+    limit
+        .terms()
+        .to_tokens(plan::level(item.as_ref(), now, limit))
+}
+
+/// The consumption of a limit that the table has been told of, in tokens.
+///
+/// # Panics
+/// If the table does not answer.
+pub async fn consumed(store: &impl Store, entity_id: &str, resource: &str, limit: &str) -> i64 {
+    let key = BucketKey::new(entity_id, resource).expect("a key");
+    let item = store.read_bucket(&key).await.expect("a table");
+    item.and_then(|item| Some(item.limit(limit)?.consumed))
+        .unwrap_or(0)
 }

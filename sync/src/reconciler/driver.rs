@@ -112,7 +112,11 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
     engine.wake_all();
     let unreturned = machine.writing();
     if unreturned > 0 {
-        tracing::warn!(limiter = engine.name, unreturned, "not all blocks were given back in time");
+        tracing::warn!(
+            limiter = engine.name,
+            unreturned,
+            "not all blocks were given back in time"
+        );
     }
     Closed { unreturned }
 }

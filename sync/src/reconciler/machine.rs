@@ -135,15 +135,16 @@ impl Machine {
     /// and [`writing`](Self::writing) is zero.
     pub fn close(&mut self, clock: &Clock, buckets: impl IntoIterator<Item = Arc<Bucket>>) {
         self.closing = true;
+        let now = clock.now();
         for bucket in buckets {
             let key = address(&bucket);
             let watched = self.watched.entry(key).or_insert(Watched {
                 bucket,
-                state: Watch::Due(clock.now()),
+                state: Watch::Due(now),
             });
             if !matches!(watched.state, Watch::Writing(_)) {
-                watched.state = Watch::Due(clock.now());
-                self.queue.push(Reverse((clock.now(), key)));
+                watched.state = Watch::Due(now);
+                self.queue.push(Reverse((now, key)));
             }
         }
     }

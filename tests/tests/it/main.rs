@@ -2,3 +2,6 @@
 
 mod conformance;
 mod dynamodb;
+mod leased;
+mod refusals;
+mod strict;

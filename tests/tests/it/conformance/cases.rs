@@ -7,7 +7,7 @@ use std::time::Duration;
 use zae_limiter::Entity;
 use zae_limiter::store::{Store, WriteOutcome};
 use zae_limiter_core::item::{LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange};
-use zae_limiter_core::plan::{Holding, Transfer, plan};
+use zae_limiter_core::plan::{Holding, Seen, Transfer, plan};
 use zae_limiter_core::{BucketKey, Limit, Terms, Ticks, WallTime};
 
 use super::{Bucket, OTHER_TERMS, RING, change, create, guard, item, key, update, write};
@@ -414,8 +414,8 @@ pub(super) async fn planned_writes_leave_what_they_say(store: Arc<dyn Store>) {
         tokens.owe = round;
         tokens.consumed = 4_000;
         // The model is the item as last seen, so a plan is either right or truly refused.
-        let seen = bucket.model.clone();
-        let Some(planned) = plan(seen.as_ref(), now, &[requests, tokens]) else {
+        let seen = Seen::from(bucket.model.clone());
+        let Some(planned) = plan(&seen, now, &[requests, tokens]) else {
             panic!("nothing planned in round {round}");
         };
         if bucket.send(&planned.write).await && !planned.only_converts {
