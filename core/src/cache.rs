@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use ahash::RandomState;
+use foldhash::fast::RandomState;
 use dashmap::DashMap;
 
 use crate::bucket::{Bucket, BucketRef};
@@ -32,7 +32,7 @@ impl BucketCache {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            buckets: DashMap::with_hasher(RandomState::new()),
+            buckets: DashMap::with_hasher(RandomState::default()),
             purses: PurseStore::default(),
         }
     }

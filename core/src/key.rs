@@ -65,5 +65,4 @@ impl Hash for BucketKey {
 pub(crate) fn hash_key<H: Hasher>(entity_id: &str, resource: &str, state: &mut H) {
     state.write(entity_id.as_bytes());
     state.write(resource.as_bytes());
-    state.write_usize(entity_id.len());
 }

@@ -117,7 +117,7 @@ impl Purse {
 
 const CHUNK: usize = 256;
 
-type Chunk = Arc<[Purse]>;
+type Chunk = Arc<[Purse; CHUNK]>;
 
 /// Where purses come from: the free places of all chunks.
 #[derive(Clone, Debug, Default)]
@@ -127,13 +127,14 @@ impl PurseStore {
     /// A purse for one bucket.
     pub(crate) fn purse(&self) -> OwnPurse {
         let mut free = self.0.lock();
-        if free.is_empty() {
-            let chunk: Chunk = (0..CHUNK).map(|_| Purse::default()).collect();
-            free.extend((0..CHUNK as u32).rev().map(|at| (chunk.clone(), at)));
-        }
-        let (chunk, at) = free
-            .pop()
-            .unwrap_or_else(|| (Arc::new([Purse::default()]), 0));
+        let (chunk, at) = match free.pop() {
+            Some(place) => place,
+            None => {
+                let chunk: Chunk = Arc::new(std::array::from_fn(|_| Purse::default()));
+                free.extend((1..CHUNK as u32).rev().map(|at| (chunk.clone(), at)));
+                (chunk, 0)
+            }
+        };
         let purse = PurseRef { chunk, at };
         OwnPurse {
             purse,

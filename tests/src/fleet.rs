@@ -163,6 +163,7 @@ struct Flight {
     key: usize,
     bucket: Arc<Bucket>,
     write: BucketWrite,
+    planned_at: u64,
     answers_at: u64,
     outcome: Option<Outcome>,
 }
@@ -173,6 +174,9 @@ struct Ledger {
     /// What a limiter that knows everything at once would admit.
     ideal: IdealBucket,
     bound: WindowBound,
+    /// For when the table remembers that the bucket was full: the moment at which the write that
+    /// made it was planned.
+    born: Option<u64>,
     /// When those who were admitted had asked, and for how much.
     paid: Vec<(u64, u64)>,
     admitted: u64,
@@ -236,6 +240,7 @@ impl<'a> Simulation<'a> {
         let ledger = || Ledger {
             ideal: IdealBucket::new(fleet.limit.terms()),
             bound: WindowBound::new(fleet.limit.terms(), fleet.lease_ttl()),
+            born: None,
             paid: Vec::new(),
             admitted: 0,
             writes: 0,
@@ -471,6 +476,7 @@ impl<'a> Simulation<'a> {
             key: key_of(&bucket),
             bucket,
             write,
+            planned_at: self.now,
             answers_at: self.now + takes,
             outcome: None,
         };
@@ -495,6 +501,9 @@ impl<'a> Simulation<'a> {
             }
         };
         let (process, key, answers_at) = (flight.process, flight.key, flight.answers_at);
+        if !lost {
+            self.ledgers[key].born.get_or_insert(flight.planned_at);
+        }
         let applied = matches!(outcome, Outcome::Applied(_));
         flight.outcome = Some(if unanswered {
             Outcome::Unknown
