@@ -512,7 +512,8 @@ impl StrictPayment {
         tokio::spawn(async move {
             let result = self.debit_all().await;
             if let Err(Ok(())) = answer.send(result) {
-                self.give_back(self.buckets.len()).await; // nobody is waiting any more
+                let all: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
+                self.give_back(&all).await; // nobody is waiting any more
             }
         });
         let lost = |_| Err((0, NotWritten::Failed(None)));
@@ -526,18 +527,30 @@ impl StrictPayment {
 
     async fn debit_all(&self) -> Result<(), (usize, NotWritten)> {
         // The child first: a parent is shared by many, and must not lose tokens, even for a
-        // moment, to children that are out of theirs.
-        for at in 0..self.buckets.len() {
-            if let Err(error) = self.debit(at).await {
-                self.give_back(at).await;
+        // moment, to children that are out of theirs. But if the parent is known to be out, it
+        // may say so before the child has paid for nothing.
+        let mut order: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
+        if order.last().is_some_and(|parent| !self.may_have(*parent)) {
+            order.reverse();
+        }
+        for (done, at) in order.iter().enumerate() {
+            if let Err(error) = self.debit(*at).await {
+                self.give_back(&order[..done]).await;
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn give_back(&self, debited: usize) {
-        for bucket in &self.buckets[..debited] {
+    /// Whether a bucket had the tokens when it was last seen, with the refill since.
+    fn may_have(&self, at: usize) -> bool {
+        let seen = self.buckets[at].seen();
+        strict::fits(&self.engine, &seen, &self.limits, &self.charges)
+    }
+
+    async fn give_back(&self, buckets: &[usize]) {
+        for at in buckets {
+            let bucket = &self.buckets[*at];
             strict::credit(&self.engine, bucket, &self.limits, &self.charges).await;
         }
     }

@@ -1,5 +1,51 @@
 //! Rate limiting for a fleet: the limits live in one DynamoDB table, and every process spends
 //! from a small stock of tokens that it has already paid for.
+//!
+//! ```
+//! use std::time::Duration;
+//! use zae_limiter::{Limit, RateLimiter};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+//! // .in_memory() for a first try; without it the table ZAEL-my-app in DynamoDB.
+//! let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+//! let limits = [Limit::per_minute("rpm", 100)?, Limit::per_minute("tpm", 10_000)?];
+//!
+//! let acquire = limiter.acquire("api-key-123", "gpt-4").limits(&limits);
+//! match acquire.consume("rpm", 1).consume("tpm", 500).await {
+//!     Ok(mut lease) => lease.adjust("tpm", 120).await?, // it was 620 in the end
+//!     Err(error) => match error.as_exceeded() {
+//!         Some(exceeded) => println!("try again in {:?}", exceeded.retry_after()),
+//!         None => return Err(error),
+//!     },
+//! }
+//! limiter.shutdown(Duration::from_secs(5)).await;
+//! # Ok(()) }
+//! ```
+//!
+//! # Modes
+//!
+//! In **leased** mode ([`Mode::Leased`], the default) a process debits a block of tokens in
+//! advance and pays acquires from it, without I/O; a background task renews the block. In
+//! **strict** mode ([`Mode::Strict`]) every acquire is one conditional write. Both work on the
+//! same table, at the same time. For every bucket, every window of length W, and any number of
+//! processes:
+//!
+//! ```text
+//! admitted <= burst + rate * (W + lease_ttl + clock skew)      leased
+//! admitted <= burst + rate * (W + clock skew)                  strict
+//! ```
+//!
+//! The mode is chosen in the [builder](RateLimiterBuilder::mode), by the environment
+//! ([`settings::MODE_VARIABLE`]), in [`Settings`], or for one [acquire](Acquire::strict).
+//!
+//! # What is exact, and what is not
+//!
+//! Whether an acquire is admitted is exact: tokens are spent only after they have been debited.
+//! How much is [available](RateLimiter::available), and when to
+//! [try again](RateLimitExceeded::retry_after), is an estimate in leased mode: other processes
+//! hold tokens, and take more. A process may refuse while tokens are to be had from the table
+//! for as long as it has reason to think that there are none: until refill could have changed
+//! that, and at most for one `lease_ttl`.
 
 mod acquire;
 mod engine;
@@ -21,3 +67,8 @@ pub use lease::Lease;
 pub use limiter::{Available, NewEntity, RateLimiter, RateLimiterBuilder, table_name};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use zae_limiter_core::{Clock, Limit, ManualClock, Terms, ValidationError};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

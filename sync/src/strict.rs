@@ -48,6 +48,21 @@ fn signed(tokens: u64) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
+fn debits<'a>(limits: &'a [Limit], charges: &Charges) -> Vec<Transfer<'a>> {
+    transfers(limits, charges, |t, tokens| Transfer {
+        take: tokens,
+        consumed: signed(tokens),
+        ..t
+    })
+}
+
+/// Whether a bucket that was last seen like this holds all of `charges` now.
+pub(crate) fn fits(engine: &Engine, seen: &Seen, limits: &[Limit], charges: &Charges) -> bool {
+    let now = engine.clock.wall();
+    let debits = debits(limits, charges);
+    debits.iter().all(|t| plan::fits(seen.item(), now, t))
+}
+
 /// Debits `charges` if the bucket holds all of them.
 pub(crate) async fn debit(
     engine: &Engine,
@@ -55,12 +70,7 @@ pub(crate) async fn debit(
     limits: &[Limit],
     charges: &Charges,
 ) -> Result<(), NotWritten> {
-    let transfers = transfers(limits, charges, |t, tokens| Transfer {
-        take: tokens,
-        consumed: signed(tokens),
-        ..t
-    });
-    write(engine, bucket, &transfers).await
+    write(engine, bucket, &debits(limits, charges)).await
 }
 
 /// Debits `charges` whatever the bucket holds.

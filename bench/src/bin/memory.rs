@@ -15,7 +15,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::JoinSet;
 use zae_limiter::store::MemoryStore;
 use zae_limiter::{Clock, LeasedOptions, Limit, ManualClock, Mode, RateLimiter, Settings};
-use zae_limiter_bench::grouped;
+use zae_limiter_bench::{CountingStore, grouped};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -63,14 +63,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         idle_ttl_ms: 24 * 3_600_000,
         ..Settings::default()
     };
-    let store = MemoryStore::new();
+    let store = CountingStore::new(MemoryStore::new());
     let limiter = RateLimiter::builder("memory").settings(settings).clock(clock);
     let limiter = limiter.store(store.clone()).connect().await?;
     eprintln!("making {} buckets ...", grouped(buckets as u64));
     fill(&limiter, buckets).await?;
     let used = in_use();
     eprintln!("waiting until all are idle ...");
-    rest(&limiter, &hands, buckets).await?;
+    rest(&limiter, &hands, &store, buckets).await?;
     let idle = in_use();
     let cached = limiter.cached_buckets();
     limiter.shutdown(Duration::from_secs(60)).await;
@@ -113,16 +113,19 @@ async fn fill(limiter: &RateLimiter, buckets: usize) -> Result<(), Box<dyn Error
 async fn rest(
     limiter: &RateLimiter,
     hands: &ManualClock,
+    store: &CountingStore,
     buckets: usize,
 ) -> Result<(), Box<dyn Error>> {
     let limits = limits()?;
     for round in 0..IDLE_RENEWALS {
         hands.advance(Duration::from_millis(RENEWAL_MS));
-        // The clock is not the runtime's: somebody has to wake the reconciler.
-        let waker = limiter.acquire("waker", "api").limits(&limits);
+        // The clock is not the runtime's: a bucket that is new wakes the reconciler.
+        let new = format!("waker-{round}");
+        let waker = limiter.acquire(&new, "api").limits(&limits);
         drop(waker.consume("rpm", 1).await?);
         settle().await;
-        eprintln!("  {} of {IDLE_RENEWALS}", round + 1);
+        let (round, writes) = (round + 1, grouped(store.writes()));
+        eprintln!("  {round} of {IDLE_RENEWALS} renewal intervals; {writes} writes by now");
     }
     let last = name(buckets - 1);
     let available = limiter.available(&last, "api", &limits).await?;
