@@ -34,7 +34,10 @@ fn is_ready_at_once<T, E>(future: impl Future<Output = Result<T, E>>) -> bool {
 // On one thread, so that the reconciler does nothing while hits are counted.
 #[tokio::test(flavor = "current_thread")]
 async fn a_leased_hit_allocates_nothing() {
-    let options = LeasedOptions { renewal_interval_ms: HOUR_MS, lease_ttl_ms: 3 * HOUR_MS };
+    let options = LeasedOptions {
+        renewal_interval_ms: HOUR_MS,
+        lease_ttl_ms: 3 * HOUR_MS,
+    };
     let builder = RateLimiter::builder("no-alloc").mode(Mode::Leased(options));
     let limiter = builder.in_memory().connect().await.unwrap();
     let limits = [
@@ -46,7 +49,10 @@ async fn a_leased_hit_allocates_nothing() {
     for key in keys.names() {
         let acquire = limiter.acquire(key, "api").limits(&limits);
         // So much that the block that follows suffices for all hits.
-        let warm = acquire.clone().consume("rps", 1_000_000).consume("tps", 10_000_000);
+        let warm = acquire
+            .clone()
+            .consume("rps", 1_000_000)
+            .consume("tps", 10_000_000);
         drop(warm.await.unwrap());
         handles.push(acquire.handle().await.unwrap());
     }

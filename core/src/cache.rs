@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::bucket::{Bucket, BucketRef};
 use crate::key::hash_key;

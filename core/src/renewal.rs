@@ -150,6 +150,7 @@ impl Account {
         };
         self.wanted_least = least.min(tokens);
         self.wanted += tokens;
+        self.demand.learn_request(tokens);
     }
 
     #[allow(clippy::cast_precision_loss)]
@@ -287,14 +288,17 @@ impl Active {
             return Step::Idle; // the block expires by itself
         }
         if !wanted && (idle || closing) && settled && self.unspent() == 0 {
-            let reported = self.slots.iter().all(|slot| slot.spent == 0);
-            let denied = self.slots.iter().map(|slot| slot.denied_until).max();
-            let denied = denied.filter(|until| *until > now.monotonic && !closing);
-            // What was seen is worth keeping for a while: the next guess is better for it.
-            let stale_at = self.books.seen_at.after(settings.lease_ttl);
-            let fresh = (stale_at > now.monotonic && !closing).then_some(stale_at);
-            if reported {
-                return denied.max(fresh).map_or(Step::Idle, Step::Wait);
+            // What was seen of the bucket and of its demand spares the next caller a wrong guess.
+            let known_until = self.books.seen_at.max(self.books.used_at);
+            let known_until = known_until.after(settings.lease_ttl * 2);
+            let denied_until = self.slots.iter().map(|slot| slot.denied_until).max();
+            let until = denied_until.map_or(known_until, |until| until.max(known_until));
+            if self.slots.iter().all(|slot| slot.spent == 0) {
+                return if closing || until <= now.monotonic {
+                    Step::Idle
+                } else {
+                    Step::Wait(until)
+                };
             }
         }
         let renew_at = self.books.renew_at;
@@ -384,20 +388,26 @@ impl Active {
             reported as f64 / 1_000.0
         });
         let fleet = fleet.max(demand);
-        let level = plan::level(seen, now.wall, limit) as f64 / terms.token() as f64;
+        let since = now.monotonic.since(self.books.seen_at);
+        // As it stood when it was seen: what flowed in since then and what the others took met
+        // in the bucket, so only the difference can have overflowed.
+        let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
         // The others went on taking since the bucket was last seen.
         let others = (fleet - demand).min(rate * (1.0 - demand / fleet.max(1e-9)));
-        let since = now.monotonic.since(self.books.seen_at).as_secs_f64();
+        let since = since.as_secs_f64();
         let taken = if seen.is_some() && others > 0.0 {
             others * since.min(settings.lease_ttl.as_secs_f64())
         } else {
             0.0
         };
-        let level = (level + unspent as f64).min(limit.burst_tokens() as f64) - taken;
+        let level = level + unspent as f64 + rate * since - taken;
+        let level = level.min(limit.burst_tokens() as f64);
         let situation = Situation {
             level: level - account.debt as f64,
             rate,
             demand,
+            per_request: account.demand.per_request(),
+            established: account.demand.is_established(),
             fleet_demand: fleet,
             surging: account.is_surging(),
             wanted: account.wanted,
@@ -563,7 +573,10 @@ impl Active {
             if scheduled > 0 {
                 renew_at = renew_at.min(account.schedule.end().before(settings.latency * 2));
             }
-            slot.denied_until = if f.grant.short {
+            // A grant that was short by a guess at what the others took says nothing, if the table
+            // turns out to hold what the caller wants.
+            let there = f.wanted > 0 && situation.level >= f.wanted_least as f64;
+            slot.denied_until = if f.grant.short && !(there && f.grant.scheduled == 0) {
                 let renewed_by = renew_at.after(settings.latency * 4);
                 denied_until(
                     now.monotonic,

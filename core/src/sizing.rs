@@ -11,6 +11,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand {
     per_second: f64,
+    /// Tokens per request, as callers who had to wait asked for them.
+    per_request: f64,
+    /// How often something had been asked for when it was observed; counted to two.
+    observations: u8,
 }
 
 impl Demand {
@@ -18,6 +22,25 @@ impl Demand {
     #[must_use]
     pub fn per_second(self) -> f64 {
         self.per_second
+    }
+
+    /// Tokens per request; at least one.
+    #[must_use]
+    pub fn per_request(self) -> f64 {
+        self.per_request.max(1.0)
+    }
+
+    /// Whether it is more than one moment's impression.
+    #[must_use]
+    pub fn is_established(self) -> bool {
+        self.observations > 1
+    }
+
+    /// Somebody asked for `tokens` at once.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn learn_request(&mut self, tokens: u64) {
+        let weight = if self.per_request == 0.0 { 1.0 } else { 0.25 };
+        self.per_request += (tokens as f64 - self.per_request) * weight;
     }
 
     /// In thousandths of a token per second, as the table keeps it.
@@ -32,12 +55,15 @@ impl Demand {
     pub fn observe(&mut self, tokens: u64, elapsed: Duration, renewal: Duration) {
         // A few tokens at once after a silence are no rate: spread them over a part of a period,
         // the fewer they are the larger.
-        let spread = renewal / u32::try_from(tokens.clamp(1, 8) * 2).unwrap_or(16);
-        let seconds = elapsed.max(spread).as_secs_f64();
+        let requests = (tokens as f64 / self.per_request()).clamp(1.0, 8.0);
+        let spread = renewal.as_secs_f64() / (2.0 * requests);
+        let seconds = elapsed.as_secs_f64().max(spread);
         let seen = tokens as f64 / seconds;
+        self.observations = (self.observations + u8::from(tokens > 0)).min(2);
         let weight = (elapsed.as_secs_f64() / renewal.as_secs_f64()).min(1.0);
         let expected = self.per_second * elapsed.as_secs_f64();
-        let collapsed = expected - tokens as f64 > 0.5 * expected + 3.0 * expected.sqrt();
+        let collapsed = expected - tokens as f64
+            > 0.5 * expected + 3.0 * (expected * self.per_request()).sqrt();
         let weight = if seen > self.per_second {
             weight.max(0.5)
         } else if collapsed {
@@ -47,7 +73,7 @@ impl Demand {
         };
         self.per_second += (seen - self.per_second) * weight;
         if self.per_second < 1e-3 {
-            self.per_second = 0.0;
+            *self = Self::default();
         }
     }
 }
@@ -61,6 +87,10 @@ pub struct Situation {
     pub rate: f64,
     /// The process's demand per second.
     pub demand: f64,
+    /// Tokens per request.
+    pub per_request: f64,
+    /// Whether the demand is more than one moment's impression.
+    pub established: bool,
     /// The fleet's demand per second, the process's included.
     pub fleet_demand: f64,
     /// Whether the demand has just grown so much that the fleet does not know of it yet.
@@ -112,7 +142,8 @@ impl Situation {
     #[allow(clippy::cast_precision_loss)]
     pub fn is_excess(&self, unspent: u64) -> bool {
         let expected = self.demand * self.renewal.as_secs_f64() * BLOCK_PERIODS;
-        let enough = 2.0 * expected + 4.0 * expected.sqrt() + 4.0;
+        let enough =
+            2.0 * expected + 4.0 * (expected * self.per_request).sqrt() + 4.0 * self.per_request;
         self.is_contended() && unspent as f64 > enough
     }
 
@@ -132,15 +163,18 @@ impl Situation {
         };
         let level = self.level.max(0.0).floor();
         let expected = self.demand * period * BLOCK_PERIODS;
-        let worthwhile = self.demand * self.lease_ttl.as_secs_f64() >= 1.0;
+        let worthwhile =
+            self.established && self.demand * self.lease_ttl.as_secs_f64() >= self.per_request;
         let held = if worthwhile {
-            (expected + 2.0 * expected.sqrt()).ceil()
+            (expected + 2.0 * (expected * self.per_request).sqrt()).ceil()
         } else {
             0.0
         };
         let wanted = self.wanted as f64;
         let need = held + wanted;
-        if level >= need && (level >= need / share.max(1e-9) || self.rate * period * share >= 1.0) {
+        if level >= need
+            && (level >= need / share.max(1e-9) || self.rate * period * share >= self.per_request)
+        {
             return Grant {
                 stock: need as u64,
                 scheduled: 0,
@@ -154,7 +188,7 @@ impl Situation {
         } else {
             0.0
         };
-        let tight = self.rate * period * share < 1.0;
+        let tight = self.rate * period * share < self.per_request;
         if tight {
             return Grant {
                 stock: served as u64,
@@ -178,8 +212,14 @@ impl Situation {
         let scheduled = (share * self.rate * period * pace)
             .min(need - stock)
             .min(room)
-            .max(0.0)
-            .floor();
+            .max(0.0);
+        // A small share is mostly rest: rounded down for ever, most of the refill would go unused.
+        let scheduled = if ahead < AHEAD_TARGET {
+            scheduled.ceil()
+        } else {
+            scheduled.floor()
+        };
+        let scheduled = scheduled.min(room.max(0.0).floor());
         Grant {
             stock: stock as u64,
             scheduled: scheduled as u64,

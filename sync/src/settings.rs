@@ -34,7 +34,8 @@ impl Default for Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeasedOptions {
-    /// How often a block in use is renewed, in milliseconds. Default: 1000.
+    /// How often a block in use is renewed, in milliseconds: at least 100, and many times what a write takes.
+    /// Default: 1000.
     pub renewal_interval_ms: u64,
     /// How long a block is spendable, in milliseconds: at least three renewal intervals. It
     /// stands in the bound. Default: 5000.
@@ -167,9 +168,9 @@ impl Settings {
         let mut wrong = Vec::new();
         if let Mode::Leased(options) = self.mode {
             let (renewal, ttl) = (options.renewal_interval_ms, options.lease_ttl_ms);
-            if !(10..=3_600_000).contains(&renewal) {
+            if !(100..=3_600_000).contains(&renewal) {
                 wrong.push(format!(
-                    "renewal_interval_ms is {renewal}; it must be 10 to 3600000"
+                    "renewal_interval_ms is {renewal}; it must be 100 to 3600000"
                 ));
             }
             if ttl < renewal.saturating_mul(3) || ttl > 86_400_000 {

@@ -1,5 +1,6 @@
 //! What a fleet of limiters achieves on one table, in simulated time. Needs no endpoint.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use zae_limiter::Limit;
@@ -28,7 +29,12 @@ fn play(fleet: &Fleet, seeds: u64, check: impl Fn(&Report)) {
         assert!(report.requests > 0, "{}", of("nothing was asked for"));
         assert!(report.bound_holds(), "{}", of("the bound is broken"));
         for key in &report.keys {
-            assert_eq!(i128::from(key.consumed), i128::from(key.admitted), "{}", of("consumption"));
+            assert_eq!(
+                i128::from(key.consumed),
+                i128::from(key.admitted),
+                "{}",
+                of("consumption")
+            );
             // A bucket that lends does not overflow as early as one that does not.
             let terms = fleet.limit.terms();
             let lent = terms.tokens_in(Duration::from_millis(fleet.options.lease_ttl_ms));
@@ -52,11 +58,19 @@ fn play(fleet: &Fleet, seeds: u64, check: impl Fn(&Report)) {
 }
 
 fn assert_row(load: f64, writes_max: f64, seeds: u64) {
+    let fairness = Cell::new(0.0);
     play(&eight(load), seeds, |report| {
         assert!(report.admitted_of_allowed() >= 0.99);
         assert!(report.writes_per_million() <= writes_max);
-        assert!(report.fairness() >= 0.97);
+        // Who starts with the burst keeps it; over 30 s that still shows.
+        assert!(report.fairness() >= 0.95);
+        fairness.set(fairness.get() + report.fairness() / seeds as f64);
     });
+    assert!(
+        fairness.get() >= 0.97,
+        "fairness is {} on average",
+        fairness.get()
+    );
 }
 
 #[test]
@@ -81,7 +95,7 @@ fn at_four_times_the_limit() {
 
 #[test]
 fn at_twenty_times_the_limit() {
-    assert_row(20.0, 400.0, 3);
+    assert_row(20.0, 400.0, 5);
 }
 
 fn assert_shifting_row(load: f64, writes_max: f64) {
@@ -124,7 +138,11 @@ fn fifty_processes_at_twenty_times_the_limit() {
     let fleet = Fleet::new(50, per_second(1_000, 1_000), 20.0);
     play(&fleet, 2, |report| {
         assert!(report.admitted_of_allowed() >= 0.98);
-        assert!(report.writes_open <= 50 * 30, "{} writes", report.writes_open);
+        assert!(
+            report.writes_open <= 50 * 30,
+            "{} writes",
+            report.writes_open
+        );
     });
 }
 
@@ -138,7 +156,11 @@ fn a_slow_limit_is_used_up_and_no_more() {
     play(&fleet, 3, |report| {
         assert!(report.admitted_of_allowed() >= 0.97);
         // The table is asked once in a lease_ttl and process: somebody may have given back.
-        assert!(report.writes_open <= 4 * 3_600 / 5 * 3 / 2, "{} writes", report.writes_open);
+        assert!(
+            report.writes_open <= 4 * 3_600 / 5 * 3 / 2,
+            "{} writes",
+            report.writes_open
+        );
     });
 }
 
@@ -148,7 +170,9 @@ fn a_burst_far_larger_than_what_flows_in_during_a_lease() {
         demand: 2_000.0,
         ..Fleet::new(8, per_second(10, 10_000), 1.0)
     };
-    play(&fleet, 5, |report| assert!(report.admitted_of_allowed() >= 0.97));
+    play(&fleet, 5, |report| {
+        assert!(report.admitted_of_allowed() >= 0.97)
+    });
 }
 
 #[test]
@@ -156,7 +180,9 @@ fn a_burst_far_smaller_than_what_flows_in_during_a_period() {
     // Refill that others took as it came in has not overflowed, however small the bucket.
     for load in [0.5, 1.2, 4.0] {
         let fleet = Fleet::new(8, per_second(1_000, 10), load);
-        play(&fleet, 3, |report| assert!(report.admitted_of_allowed() >= 0.98));
+        play(&fleet, 3, |report| {
+            assert!(report.admitted_of_allowed() >= 0.98)
+        });
     }
 }
 
@@ -168,7 +194,9 @@ fn a_share_of_little_more_than_a_token_per_period() {
             duration: secs(120),
             ..Fleet::new(8, per_second(10, 10), load)
         };
-        play(&fleet, 3, |report| assert!(report.admitted_of_allowed() >= 0.97));
+        play(&fleet, 3, |report| {
+            assert!(report.admitted_of_allowed() >= 0.97)
+        });
     }
 }
 
@@ -178,7 +206,9 @@ fn many_processes_with_uneven_arrivals_just_below_the_limit() {
         arrivals: Arrivals::Poisson,
         ..Fleet::new(64, per_second(1_000, 1_000), 0.95)
     };
-    play(&fleet, 3, |report| assert!(report.admitted_of_allowed() >= 0.98));
+    play(&fleet, 3, |report| {
+        assert!(report.admitted_of_allowed() >= 0.98)
+    });
 }
 
 #[test]
@@ -187,7 +217,11 @@ fn a_fleet_of_one() {
         let fleet = Fleet::new(1, per_second(1_000, 1_000), load);
         play(&fleet, 3, |report| {
             assert!(report.admitted_of_allowed() >= 0.99);
-            assert!(report.writes_open <= 2 * 30 + 10, "{} writes", report.writes_open);
+            assert!(
+                report.writes_open <= 2 * 30 + 10,
+                "{} writes",
+                report.writes_open
+            );
         });
     }
 }
@@ -227,14 +261,14 @@ fn one_seed_is_one_history() {
 
 #[test]
 fn all_is_given_back_to_the_token() {
-    // Above the rate, so that the bucket is never full again once the first token is taken; and
-    // slow enough that the first write of all takes more than flows in until the second one.
-    for (load, tokens) in [(1.5, 1..=1), (0.4, 1..=7), (0.2, 10..=40)] {
+    // Above the rate, so that the bucket is never full again once the first tokens are taken; and
+    // the first request of all takes more than flows in until the next one's write.
+    for (rate, load, tokens) in [(10, 20.0, 1..=1), (100, 1.0, 5..=9), (100, 0.3, 20..=60)] {
         let fleet = Fleet {
             tokens,
             arrivals: Arrivals::Poisson,
             duration: secs(20),
-            ..Fleet::new(8, per_second(100, 1_000), load)
+            ..Fleet::new(8, per_second(rate, 1_000), load)
         };
         play(&fleet, 5, |report| {
             let key = &report.keys[0];

@@ -31,7 +31,9 @@ pub(crate) struct Distant {
 
 impl Distant {
     pub(crate) fn connect() -> Result<Self, Box<dyn Error>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
         let (place, store, table) = match env::var(ENDPOINT_VARIABLE) {
             Ok(url) => {
                 let table = runtime.block_on(make_table(&url))?;
@@ -44,7 +46,10 @@ impl Distant {
                 (place, CountingStore::new(store), None)
             }
         };
-        let table = TableGuard { runtime: &runtime, table };
+        let table = TableGuard {
+            runtime: &runtime,
+            table,
+        };
         let connect = |mode| {
             let builder = RateLimiter::builder("bench").mode(mode);
             runtime.block_on(builder.store(store.clone()).connect())
@@ -55,7 +60,15 @@ impl Distant {
             Limit::per_second("tps", Limit::TOKENS_MAX)?,
         ];
         let table = table.keep();
-        Ok(Self { runtime, place, store, table, limits, strict, leased })
+        Ok(Self {
+            runtime,
+            place,
+            store,
+            table,
+            limits,
+            strict,
+            leased,
+        })
     }
 
     /// Writes by now, of both limiters.
@@ -84,7 +97,10 @@ impl Distant {
                     let acquire = limiter.acquire(mode, "two").limits(&self.limits);
                     let lease = acquire.consume("rps", 1).consume("tps", 10).await;
                     let lease = lease.expect("an acquire far below the limit is admitted");
-                    assert!(!lease.is_degraded(), "{mode}: admitted without asking the table");
+                    assert!(
+                        !lease.is_degraded(),
+                        "{mode}: admitted without asking the table"
+                    );
                 }
             };
             let from = Instant::now();
@@ -97,9 +113,13 @@ impl Distant {
 impl Drop for Distant {
     fn drop(&mut self) {
         for limiter in [&self.strict, &self.leased] {
-            self.runtime.block_on(limiter.shutdown(Duration::from_secs(5)));
+            self.runtime
+                .block_on(limiter.shutdown(Duration::from_secs(5)));
         }
-        drop(TableGuard { runtime: &self.runtime, table: self.table.take() });
+        drop(TableGuard {
+            runtime: &self.runtime,
+            table: self.table.take(),
+        });
     }
 }
 

@@ -42,8 +42,14 @@ impl Local {
             .expect("a runtime");
         let store = CountingStore::new(MemoryStore::new());
         // Renewed so rarely that no renewal falls into the run.
-        let options = LeasedOptions { renewal_interval_ms: HOUR_MS, lease_ttl_ms: 3 * HOUR_MS };
-        let settings = Settings { idle_ttl_ms: 24 * HOUR_MS, ..Settings::default() };
+        let options = LeasedOptions {
+            renewal_interval_ms: HOUR_MS,
+            lease_ttl_ms: 3 * HOUR_MS,
+        };
+        let settings = Settings {
+            idle_ttl_ms: 24 * HOUR_MS,
+            ..Settings::default()
+        };
         let connect = |mode, store: CountingStore| {
             let builder = RateLimiter::builder("bench").settings(settings.clone());
             builder.mode(mode).store(store).connect()
@@ -71,10 +77,19 @@ impl Local {
         for key in hot.names().iter().chain(many.names()) {
             self.fill(key, "two", &self.two_limits, false).await?;
         }
-        self.leased.create_entity(NewEntity::new("project-1")).await?;
-        self.leased.create_entity(NewEntity::new("child-1").parent("project-1")).await?;
+        self.leased
+            .create_entity(NewEntity::new("project-1"))
+            .await?;
+        self.leased
+            .create_entity(NewEntity::new("child-1").parent("project-1"))
+            .await?;
         self.fill("child-1", "two", &self.two_limits, true).await?;
-        let scarce = || self.leased.acquire(key, "scarce").limits(&self.scarce).consume("rpd", 1);
+        let scarce = || {
+            self.leased
+                .acquire(key, "scarce")
+                .limits(&self.scarce)
+                .consume("rpd", 1)
+        };
         let _ = scarce().await?;
         match scarce().await {
             Err(Error::RateLimitExceeded(_)) => Ok(()),
@@ -89,12 +104,21 @@ impl Local {
         limits: &[Limit],
         cascade: bool,
     ) -> Result<(), Error> {
-        let acquire = self.leased.acquire(key, resource).limits(limits).cascade(cascade);
+        let acquire = self
+            .leased
+            .acquire(key, resource)
+            .limits(limits)
+            .cascade(cascade);
         let names = limits.iter().map(Limit::name);
-        let _ = names.fold(acquire, |acquire, name| acquire.consume(name, WARM_TOKENS)).await?;
+        let _ = names
+            .fold(acquire, |acquire, name| acquire.consume(name, WARM_TOKENS))
+            .await?;
         let held = self.leased.available(key, resource, limits).await?;
         let enough = held.iter().all(|limit| limit.in_hand >= ENOUGH_TOKENS);
-        assert!(enough, "the block of {key}/{resource} is too small to measure hits: {held:?}");
+        assert!(
+            enough,
+            "the block of {key}/{resource} is too small to measure hits: {held:?}"
+        );
         Ok(())
     }
 
@@ -113,12 +137,18 @@ impl Local {
     ) -> Contestant<'a> {
         if let [_] = limits {
             return contestant(name, threads, move |at| {
-                let acquire = self.leased.acquire(black_box(keys.at(at)), "one").limits(limits);
+                let acquire = self
+                    .leased
+                    .acquire(black_box(keys.at(at)), "one")
+                    .limits(limits);
                 black_box(acquire.consume("rps", 1).try_acquire()).is_ok()
             });
         }
         contestant(name, threads, move |at| {
-            let acquire = self.leased.acquire(black_box(keys.at(at)), "two").limits(limits);
+            let acquire = self
+                .leased
+                .acquire(black_box(keys.at(at)), "two")
+                .limits(limits);
             black_box(acquire.consume("rps", 1).consume("tps", 10).try_acquire()).is_ok()
         })
     }
@@ -127,7 +157,10 @@ impl Local {
     pub(crate) fn awaited<'a>(&'a self, name: &str, keys: &'a Keys) -> Contestant<'a> {
         contestant(name, 1, move |at| {
             let acquire = self.leased.acquire(black_box(keys.at(at)), "two");
-            let acquire = acquire.limits(&self.two_limits).consume("rps", 1).consume("tps", 10);
+            let acquire = acquire
+                .limits(&self.two_limits)
+                .consume("rps", 1)
+                .consume("tps", 10);
             matches!(black_box(poll_once(acquire.into_future())), Some(Ok(_)))
         })
     }
@@ -135,8 +168,14 @@ impl Local {
     /// A child's and its parent's bucket at once.
     pub(crate) fn cascade(&self, name: &str) -> Contestant<'_> {
         contestant(name, 1, move |_| {
-            let acquire = self.leased.acquire(black_box("child-1"), "two").cascade(true);
-            let acquire = acquire.limits(&self.two_limits).consume("rps", 1).consume("tps", 10);
+            let acquire = self
+                .leased
+                .acquire(black_box("child-1"), "two")
+                .cascade(true);
+            let acquire = acquire
+                .limits(&self.two_limits)
+                .consume("rps", 1)
+                .consume("tps", 10);
             black_box(acquire.try_acquire()).is_ok()
         })
     }
@@ -152,7 +191,11 @@ impl Local {
             let acquire = self.leased.acquire(key, "two").limits(&self.two_limits);
             self.runtime.block_on(acquire.handle())
         };
-        let handles = keys.names().iter().map(handle).collect::<Result<Vec<BucketHandle>, _>>()?;
+        let handles = keys
+            .names()
+            .iter()
+            .map(handle)
+            .collect::<Result<Vec<BucketHandle>, _>>()?;
         Ok(contestant(name, threads, move |at| {
             let handle = black_box(&handles[keys.index(at)]);
             black_box(handle.try_acquire(&[("rps", 1), ("tps", 10)])).is_ok()
@@ -182,7 +225,10 @@ impl Local {
         Contestant::new(name, move |times| {
             let acquire_all = async {
                 for at in 0..times as usize {
-                    let acquire = self.strict.acquire(keys.at(at), "two").limits(&self.two_limits);
+                    let acquire = self
+                        .strict
+                        .acquire(keys.at(at), "two")
+                        .limits(&self.two_limits);
                     let lease = acquire.consume("rps", 1).consume("tps", 10).await;
                     drop(lease.expect("a strict acquire is admitted"));
                 }
@@ -194,8 +240,10 @@ impl Local {
     }
 
     pub(crate) fn shutdown(self) {
-        self.runtime.block_on(self.leased.shutdown(Duration::from_secs(5)));
-        self.runtime.block_on(self.strict.shutdown(Duration::from_secs(5)));
+        self.runtime
+            .block_on(self.leased.shutdown(Duration::from_secs(5)));
+        self.runtime
+            .block_on(self.strict.shutdown(Duration::from_secs(5)));
     }
 }
 

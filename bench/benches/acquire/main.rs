@@ -39,7 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     measure_local(&mut criterion, &local, &hot, &many)?;
     let mut claims = Claims::default();
     // With a filter, or to try or profile, criterion's part is all that is wanted.
-    let complete = std::env::args().skip(1).all(|argument| argument == "--bench");
+    let complete = std::env::args()
+        .skip(1)
+        .all(|argument| argument == "--bench");
     if complete {
         compare_local(&mut claims, &local, &hot, &many)?;
     }
@@ -54,7 +56,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     compare_distant(&mut criterion, &mut claims)?;
     criterion.final_summary();
     println!("\n{}", claims.table());
-    println!("A and B took turns; the ratio is the median of {ROUNDS} rounds ({DISTANT_ROUNDS} on a store).");
+    println!(
+        "A and B took turns; the ratio is the median of {ROUNDS} rounds ({DISTANT_ROUNDS} on a store)."
+    );
     println!("also in {}", claims.write_json()?.display());
     Ok(())
 }
@@ -66,30 +70,38 @@ fn measure_local(
     many: &Keys,
 ) -> Result<(), Box<dyn Error>> {
     let two = &local.two_limits;
-    measure(criterion, "one thread", [
-        local.hit("hit, one limit, hot key", hot, &local.one_limit, 1),
-        local.hit("hit, two limits, hot key", hot, two, 1),
-        local.hit("hit, two limits, 10,000 keys", many, two, 1),
-        local.awaited("hit, two limits, awaited, hot key", hot),
-        local.awaited("hit, two limits, awaited, 10,000 keys", many),
-        local.cascade("hit, two limits, cascade, hot key"),
-        local.handle("hit, two limits, handle, hot key", hot, 1)?,
-        local.handle("hit, two limits, handle, 10,000 keys", many, 1)?,
-        governor("governor, one limit, hot key", hot, 1),
-        governor("governor, one limit, 10,000 keys", many, 1),
-        governor_ahash("governor with ahash, one limit, 10,000 keys", many, 1),
-        local.refusal("refusal, one limit, hot key", hot),
-        local.available("available, two limits, hot key", hot),
-        local.strict("strict in memory, two limits, hot key", hot),
-    ]);
-    measure(criterion, "two threads", [
-        local.hit("hit, two limits, hot key", hot, two, 2),
-        local.hit("hit, two limits, 10,000 keys", many, two, 2),
-        local.handle("hit, two limits, handle, hot key", hot, 2)?,
-        local.handle("hit, two limits, handle, 10,000 keys", many, 2)?,
-        governor("governor, one limit, hot key", hot, 2),
-        governor("governor, one limit, 10,000 keys", many, 2),
-    ]);
+    measure(
+        criterion,
+        "one thread",
+        [
+            local.hit("hit, one limit, hot key", hot, &local.one_limit, 1),
+            local.hit("hit, two limits, hot key", hot, two, 1),
+            local.hit("hit, two limits, 10,000 keys", many, two, 1),
+            local.awaited("hit, two limits, awaited, hot key", hot),
+            local.awaited("hit, two limits, awaited, 10,000 keys", many),
+            local.cascade("hit, two limits, cascade, hot key"),
+            local.handle("hit, two limits, handle, hot key", hot, 1)?,
+            local.handle("hit, two limits, handle, 10,000 keys", many, 1)?,
+            governor("governor, one limit, hot key", hot, 1),
+            governor("governor, one limit, 10,000 keys", many, 1),
+            governor_ahash("governor with ahash, one limit, 10,000 keys", many, 1),
+            local.refusal("refusal, one limit, hot key", hot),
+            local.available("available, two limits, hot key", hot),
+            local.strict("strict in memory, two limits, hot key", hot),
+        ],
+    );
+    measure(
+        criterion,
+        "two threads",
+        [
+            local.hit("hit, two limits, hot key", hot, two, 2),
+            local.hit("hit, two limits, 10,000 keys", many, two, 2),
+            local.handle("hit, two limits, handle, hot key", hot, 2)?,
+            local.handle("hit, two limits, handle, 10,000 keys", many, 2)?,
+            governor("governor, one limit, hot key", hot, 2),
+            governor("governor, one limit, 10,000 keys", many, 2),
+        ],
+    );
     Ok(())
 }
 
@@ -101,7 +113,9 @@ fn measure<'a>(
     let mut group = criterion.benchmark_group(group);
     for mut contestant in contestants {
         let name = contestant.name().to_owned();
-        group.bench_function(name, |bencher| bencher.iter_custom(|times| contestant.run(times)));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|times| contestant.run(times))
+        });
     }
     group.finish();
 }
@@ -130,13 +144,43 @@ fn compare_local(
         Claim::AtMost(0.3),
     );
     let open = Claim::None;
-    add("the same, awaited", local.awaited("awaited", many), gov(many, 1), open);
-    add("the same, two threads", local.hit("hit", many, two, 2), gov(many, 2), open);
-    add("handle, two threads", local.handle("handle", many, 2)?, gov(many, 2), open);
+    add(
+        "the same, awaited",
+        local.awaited("awaited", many),
+        gov(many, 1),
+        open,
+    );
+    add(
+        "the same, two threads",
+        local.hit("hit", many, two, 2),
+        gov(many, 2),
+        open,
+    );
+    add(
+        "handle, two threads",
+        local.handle("handle", many, 2)?,
+        gov(many, 2),
+        open,
+    );
     add("hot key", local.hit("hit", hot, two, 1), gov(hot, 1), open);
-    add("hot key, one limit", local.hit("hit", hot, &local.one_limit, 1), gov(hot, 1), open);
-    add("hot key, handle", local.handle("handle", hot, 1)?, gov(hot, 1), open);
-    add("hot key, two threads", local.hit("hit", hot, two, 2), gov(hot, 2), open);
+    add(
+        "hot key, one limit",
+        local.hit("hit", hot, &local.one_limit, 1),
+        gov(hot, 1),
+        open,
+    );
+    add(
+        "hot key, handle",
+        local.handle("handle", hot, 1)?,
+        gov(hot, 1),
+        open,
+    );
+    add(
+        "hot key, two threads",
+        local.hit("hit", hot, two, 2),
+        gov(hot, 2),
+        open,
+    );
     add(
         "10,000 keys vs governor with ahash",
         local.hit("hit", many, two, 1),
@@ -154,14 +198,19 @@ fn compare_distant(criterion: &mut Criterion, claims: &mut Claims) -> Result<(),
     let distant = Distant::connect()?;
     let (mut strict, mut leased) = (distant.strict(), distant.leased());
     let mut group = criterion.benchmark_group(format!("on {}", distant.place));
-    group.sample_size(10).bench_function("strict, two limits", |bencher| {
-        bencher.iter_custom(|times| strict.run(times));
-    });
+    group
+        .sample_size(10)
+        .bench_function("strict, two limits", |bencher| {
+            bencher.iter_custom(|times| strict.run(times));
+        });
     group.bench_function("leased, two limits", |bencher| {
         bencher.iter_custom(|times| leased.run(times));
     });
     group.finish();
-    let what = format!("strict vs leased, same endpoint ({}), time per acquire", distant.place);
+    let what = format!(
+        "strict vs leased, same endpoint ({}), time per acquire",
+        distant.place
+    );
     eprintln!("comparing {what} ...");
     let before = distant.writes();
     let measured = compare(&mut strict, &mut leased, DISTANT_ROUNDS, DISTANT_TURN);

@@ -21,7 +21,10 @@ fn quota() -> Quota {
 /// governor as it comes.
 pub(crate) fn governor<'a>(name: &str, keys: &'a Keys, threads: usize) -> Contestant<'a> {
     let limiter = DefaultKeyedRateLimiter::<String>::keyed(quota());
-    let known = keys.names().iter().all(|key| limiter.check_key(key).is_ok());
+    let known = keys
+        .names()
+        .iter()
+        .all(|key| limiter.check_key(key).is_ok());
     assert!(known, "governor has refused the first check of a key");
     contestant(name, threads, move |at| {
         black_box(limiter.check_key(black_box(keys.at(at)))).is_ok()
@@ -31,7 +34,10 @@ pub(crate) fn governor<'a>(name: &str, keys: &'a Keys, threads: usize) -> Contes
 /// governor with the hash function that zae-limiter uses.
 pub(crate) fn governor_ahash<'a>(name: &str, keys: &'a Keys, threads: usize) -> Contestant<'a> {
     let limiter = HashedWithAhash::dashmap_with_hasher(quota(), ahash::RandomState::new());
-    let known = keys.names().iter().all(|key| limiter.check_key(key).is_ok());
+    let known = keys
+        .names()
+        .iter()
+        .all(|key| limiter.check_key(key).is_ok());
     assert!(known, "governor has refused the first check of a key");
     contestant(name, threads, move |at| {
         black_box(limiter.check_key(black_box(keys.at(at)))).is_ok()

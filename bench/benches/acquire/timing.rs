@@ -18,7 +18,10 @@ pub(crate) fn contestant<'a>(
     let described = name.to_owned();
     Contestant::new(name, move |times| {
         let (took, failed) = time(threads, times, &once);
-        assert!(failed == 0, "{described}: {failed} of {times} did not go as they should");
+        assert!(
+            failed == 0,
+            "{described}: {failed} of {times} did not go as they should"
+        );
         took
     })
 }
@@ -40,7 +43,10 @@ fn time(threads: usize, times: u64, once: &(impl Fn(usize) -> bool + Sync)) -> (
             })
         };
         let running: Vec<_> = (0..threads).map(one).collect();
-        running.into_iter().map(|turn| turn.join().expect("a turn does not panic")).collect()
+        running
+            .into_iter()
+            .map(|turn| turn.join().expect("a turn does not panic"))
+            .collect()
     });
     let from = turns.iter().map(|turn| turn.0).min().expect("a thread");
     let to = turns.iter().map(|turn| turn.1).max().expect("a thread");

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::signal;
 use zae_limiter::store::MemoryStore;
-use zae_limiter::{Limit, Mode};
+use zae_limiter::{LeasedOptions, Limit, Mode};
 use zae_limiter_bench::{CountingStore, ScratchTable};
 
 use fleet::Fleet;
@@ -109,22 +109,24 @@ async fn measure(arguments: &Arguments, store: CountingStore) -> Result<(), Fail
     let limit = Limit::per_second("rps", rate)?;
     println!("{} limiters share one bucket.\n", arguments.limiters);
     let mut report = Report::new(rate);
-    for (mode_name, mode) in [("strict", Mode::Strict), ("leased", Mode::leased())] {
+    for (mode_name, kind) in [("strict", Mode::Strict), ("leased", Mode::leased())] {
         for (load_name, load, limit) in [
             ("as fast as it goes, limit far away", Load::Unpaced, &wide),
             ("half the limit", Load::PerSecond(rate / 2), &limit),
             ("twice the limit", Load::PerSecond(rate * 2), &limit),
         ] {
             eprintln!("measuring {mode_name}, {load_name} ...");
-            let fleet = Fleet::connect(arguments.limiters, mode, &store).await?;
+            let fleet = Fleet::connect(arguments.limiters, kind, &store).await?;
             // A bucket of its own for each, full at first.
             let entity_id = format!("api-key-{mode_name}-{load_name}").replace([' ', ','], "-");
             let length = Duration::from_secs(arguments.seconds);
             let tally = fleet.load(&entity_id, limit, load, length).await?;
+            let (mode, load, limit) = (mode_name, load_name, limit.clone());
             report.add(Row {
-                mode: mode_name,
-                load: load_name,
-                limit: limit.clone(),
+                mode,
+                load,
+                limit,
+                ahead: ahead(kind),
                 tally,
             });
             fleet.shutdown().await;
@@ -133,6 +135,14 @@ async fn measure(arguments: &Arguments, store: CountingStore) -> Result<(), Fail
     report.print();
     show_a_rejection(&store).await?;
     report.verdict()
+}
+
+/// How much of the coming refill a mode may spend before it has come in.
+fn ahead(mode: Mode) -> Duration {
+    match mode {
+        Mode::Strict => Duration::ZERO,
+        Mode::Leased(LeasedOptions { lease_ttl_ms, .. }) => Duration::from_millis(lease_ttl_ms),
+    }
 }
 
 async fn show_a_rejection(store: &CountingStore) -> Result<(), Failure> {

@@ -56,7 +56,10 @@ fn key_bytes(resource: &str) -> usize {
 async fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { buckets } = Arguments::parse();
     let (clock, hands) = Clock::manual();
-    let options = LeasedOptions { renewal_interval_ms: RENEWAL_MS, lease_ttl_ms: 3 * RENEWAL_MS };
+    let options = LeasedOptions {
+        renewal_interval_ms: RENEWAL_MS,
+        lease_ttl_ms: 3 * RENEWAL_MS,
+    };
     let settings = Settings {
         mode: Mode::Leased(options),
         acquire_timeout_ms: 60_000,
@@ -64,7 +67,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..Settings::default()
     };
     let store = CountingStore::new(MemoryStore::new());
-    let limiter = RateLimiter::builder("memory").settings(settings).clock(clock);
+    let limiter = RateLimiter::builder("memory")
+        .settings(settings)
+        .clock(clock);
     let limiter = limiter.store(store.clone()).connect().await?;
     eprintln!("making {} buckets ...", grouped(buckets as u64));
     fill(&limiter, buckets).await?;
@@ -85,7 +90,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn limits() -> Result<[Limit; 2], zae_limiter::ValidationError> {
-    Ok([Limit::per_minute("rpm", 1_000)?, Limit::per_minute("tpm", 100_000)?])
+    Ok([
+        Limit::per_minute("rpm", 1_000)?,
+        Limit::per_minute("tpm", 100_000)?,
+    ])
 }
 
 /// One acquire on each bucket.
@@ -152,8 +160,12 @@ async fn settle() {
 fn print(buckets: usize, used: i64, idle: i64) {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "cached buckets, two limits each", "bytes in all", "bytes per bucket", "above the key",
-        "claim", "met",
+        "cached buckets, two limits each",
+        "bytes in all",
+        "bytes per bucket",
+        "above the key",
+        "claim",
+        "met",
     ]);
     for (state, bytes) in [("freshly used", used), ("idle", idle)] {
         let each = bytes as f64 / buckets as f64;
@@ -173,5 +185,8 @@ fn print(buckets: usize, used: i64, idle: i64) {
     }
     println!("{table}");
     println!("Bytes as asked of the allocator, by what shutting the limiter down sets free; the");
-    println!("in-memory table is not counted. The text of a key is {} bytes.", key_bytes("api"));
+    println!(
+        "in-memory table is not counted. The text of a key is {} bytes.",
+        key_bytes("api")
+    );
 }
