@@ -82,14 +82,7 @@ impl BucketHandle {
         if paid.hint {
             self.engine.tell_low(bucket);
         }
-        let key = bucket.key();
-        Some(Lease::hit(
-            &self.engine,
-            key.entity_id(),
-            key.resource(),
-            &self.limits,
-            paid,
-        ))
+        Some(Lease::handle_hit(&self.engine, bucket, &self.limits, paid))
     }
 
     #[cold]

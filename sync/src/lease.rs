@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use zae_limiter_core::{BucketRef, Charges, Paid, ValidationError};
 
 use crate::acquire::Acquire;
@@ -55,7 +54,13 @@ enum Parts<'a> {
         resource: &'a str,
         generation: u32,
     },
-    Held(SmallVec<[Part; 2]>),
+    /// A hit through a handle.
+    HandleHit {
+        bucket: &'a BucketRef,
+        generation: u32,
+    },
+    /// Boxed, so that a lease stays small enough to be moved for nothing.
+    Held(Box<[Part]>),
 }
 
 /// What an acquire was granted. It can be added to, corrected afterwards, and given back.
@@ -99,11 +104,30 @@ impl<'a> Lease<'a> {
         }
     }
 
+    #[inline]
+    pub(crate) fn handle_hit(
+        engine: &'a Arc<Engine>,
+        bucket: &'a BucketRef,
+        limits: &'a [Limit],
+        paid: Paid,
+    ) -> Self {
+        Self {
+            engine: Loan::Borrowed(engine),
+            limits: Loan::Borrowed(limits),
+            charges: paid.charges,
+            parts: Parts::HandleHit {
+                bucket,
+                generation: paid.generation,
+            },
+            degraded: false,
+        }
+    }
+
     pub(crate) fn new(
         engine: &'a Arc<Engine>,
         limits: &'a [Limit],
         charges: Charges,
-        parts: SmallVec<[Part; 2]>,
+        parts: Box<[Part]>,
     ) -> Self {
         Self {
             engine: Loan::Borrowed(engine),
@@ -118,7 +142,7 @@ impl<'a> Lease<'a> {
     pub(crate) fn degraded(engine: &'a Arc<Engine>, limits: &'a [Limit]) -> Self {
         Self {
             degraded: true,
-            ..Self::new(engine, limits, Charges::default(), SmallVec::new())
+            ..Self::new(engine, limits, Charges::default(), Box::default())
         }
     }
 
@@ -150,22 +174,26 @@ impl<'a> Lease<'a> {
         }
     }
 
-    fn parts(&self) -> SmallVec<[Part; 2]> {
+    fn parts(&self) -> Box<[Part]> {
+        let part = |bucket: BucketRef, generation: u32| Part {
+            bucket,
+            payer: Payer::Block {
+                generation,
+                hint: false,
+            },
+        };
         match &self.parts {
             Parts::Held(parts) => parts.clone(),
+            &Parts::HandleHit { bucket, generation } => [part(bucket.clone(), generation)].into(),
             &Parts::Hit {
                 entity_id,
                 resource,
                 generation,
             } => {
                 let bucket = self.engine.bucket(entity_id, resource, &self.limits);
-                let payer = Payer::Block {
-                    generation,
-                    hint: false,
-                };
                 bucket
                     .into_iter()
-                    .map(|bucket| Part { bucket, payer })
+                    .map(|bucket| part(bucket, generation))
                     .collect()
             }
         }

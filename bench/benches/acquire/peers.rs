@@ -27,7 +27,7 @@ pub(crate) fn governor<'a>(name: &str, keys: &'a Keys, threads: usize) -> Contes
         .all(|key| limiter.check_key(key).is_ok());
     assert!(known, "governor has refused the first check of a key");
     contestant(name, threads, move |at| {
-        black_box(limiter.check_key(black_box(keys.at(at)))).is_ok()
+        black_box(&limiter.check_key(black_box(keys.at(at)))).is_ok()
     })
 }
 
@@ -40,6 +40,6 @@ pub(crate) fn governor_ahash<'a>(name: &str, keys: &'a Keys, threads: usize) -> 
         .all(|key| limiter.check_key(key).is_ok());
     assert!(known, "governor has refused the first check of a key");
     contestant(name, threads, move |at| {
-        black_box(limiter.check_key(black_box(keys.at(at)))).is_ok()
+        black_box(&limiter.check_key(black_box(keys.at(at)))).is_ok()
     })
 }
