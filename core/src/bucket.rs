@@ -386,6 +386,11 @@ impl State {
         }
     }
 
+    /// Counts the times that the bucket was not in use; none if it is.
+    pub(crate) fn rest_number(&self) -> Option<u32> {
+        self.active.is_none().then_some(self.generation)
+    }
+
     pub(crate) fn ask_for_a_look(&mut self) -> bool {
         !std::mem::replace(&mut self.hinted, true)
     }

@@ -7,12 +7,13 @@ use smol_str::{SmolStr, format_smolstr};
 use crate::ValidationError;
 
 /// Which bucket: an entity and a resource.
+///
+/// Both in one string, with the delimiter that neither contains between them; without an
+/// allocation if that has at most 23 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BucketKey {
-    /// Both with the delimiter that neither contains between; short ones without an allocation.
-    joined: SmolStr,
-    entity_len: u16,
-}
+pub struct BucketKey(SmolStr);
+
+const DELIMITER: u8 = b'#';
 
 impl BucketKey {
     /// The bucket of `entity_id` for `resource`.
@@ -22,35 +23,36 @@ impl BucketKey {
     pub fn new(entity_id: &str, resource: &str) -> Result<Self, ValidationError> {
         crate::validate_identifier("entity_id", entity_id)?;
         crate::validate_name("resource", resource)?;
-        Ok(Self {
-            joined: format_smolstr!("{entity_id}#{resource}"),
-            entity_len: entity_id.len() as u16, // at most IDENTIFIER_LEN_MAX
-        })
+        Ok(Self(format_smolstr!("{entity_id}#{resource}")))
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0
+            .split_once(char::from(DELIMITER))
+            .unwrap_or((&self.0, ""))
     }
 
     /// Whose bucket it is.
-    #[inline]
     #[must_use]
     pub fn entity_id(&self) -> &str {
-        &self.joined[..usize::from(self.entity_len)]
+        self.parts().0
+    }
+
+    /// Of what.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        self.parts().1
     }
 
     /// Whether it is the key of this bucket.
     #[inline]
     pub(crate) fn is(&self, entity_id: &str, resource: &str) -> bool {
-        let joined = self.joined.as_bytes();
+        let key = self.0.as_bytes();
         let at = entity_id.len();
-        usize::from(self.entity_len) == at
-            && joined.len() == at + 1 + resource.len()
-            && joined[..at] == *entity_id.as_bytes()
-            && joined[at + 1..] == *resource.as_bytes()
-    }
-
-    /// Of what.
-    #[inline]
-    #[must_use]
-    pub fn resource(&self) -> &str {
-        &self.joined[usize::from(self.entity_len) + 1..]
+        key.len() == at + 1 + resource.len()
+            && key[at] == DELIMITER
+            && key[..at] == *entity_id.as_bytes()
+            && key[at + 1..] == *resource.as_bytes()
     }
 }
 

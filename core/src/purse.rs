@@ -8,8 +8,8 @@
 //! processor's second-level cache, ten thousand buckets do not.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -117,11 +117,19 @@ impl Purse {
 
 const CHUNK: usize = 256;
 
-type Chunk = Arc<[Purse; CHUNK]>;
+/// Purses side by side, and where their places go when they are free again.
+#[derive(Debug)]
+struct Chunk {
+    purses: [Purse; CHUNK],
+    home: Weak<Places>,
+}
 
-/// Where purses come from: the free places of all chunks.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PurseStore(Arc<Mutex<Vec<(Chunk, u32)>>>);
+/// The free places of all chunks.
+type Places = Mutex<Vec<(Arc<Chunk>, u32)>>;
+
+/// Where purses come from.
+#[derive(Debug, Default)]
+pub(crate) struct PurseStore(Arc<Places>);
 
 impl PurseStore {
     /// A purse for one bucket.
@@ -130,52 +138,50 @@ impl PurseStore {
         let (chunk, at) = match free.pop() {
             Some(place) => place,
             None => {
-                let chunk: Chunk = Arc::new(std::array::from_fn(|_| Purse::default()));
+                let chunk = Arc::new(Chunk {
+                    purses: std::array::from_fn(|_| Purse::default()),
+                    home: Arc::downgrade(&self.0),
+                });
                 free.extend((1..CHUNK as u32).rev().map(|at| (chunk.clone(), at)));
                 (chunk, 0)
             }
         };
-        let purse = PurseRef { chunk, at };
-        OwnPurse {
-            purse,
-            home: self.clone(),
-        }
+        OwnPurse(PurseRef { chunk, at })
     }
 }
 
 /// The bucket's own end of a purse: when it is dropped, the place is free for another.
 #[derive(Debug)]
-pub(crate) struct OwnPurse {
-    purse: PurseRef,
-    home: PurseStore,
-}
+pub(crate) struct OwnPurse(PurseRef);
 
 impl OwnPurse {
     /// Another way to the same purse. It must not outlive the bucket.
     pub(crate) fn share(&self) -> PurseRef {
-        self.purse.clone()
+        self.0.clone()
     }
 }
 
 impl Deref for OwnPurse {
     type Target = Purse;
     fn deref(&self) -> &Purse {
-        &self.purse
+        &self.0
     }
 }
 
 impl Drop for OwnPurse {
     fn drop(&mut self) {
-        self.purse.fill(&Filling::default());
-        let place = (self.purse.chunk.clone(), self.purse.at);
-        self.home.0.lock().push(place);
+        let PurseRef { chunk, at } = &self.0;
+        self.0.fill(&Filling::default());
+        if let Some(free) = chunk.home.upgrade() {
+            free.lock().push((chunk.clone(), *at));
+        }
     }
 }
 
 /// A purse in its chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct PurseRef {
-    chunk: Chunk,
+    chunk: Arc<Chunk>,
     at: u32,
 }
 
@@ -183,6 +189,6 @@ impl Deref for PurseRef {
     type Target = Purse;
     #[inline]
     fn deref(&self) -> &Purse {
-        &self.chunk[self.at as usize]
+        &self.chunk.purses[self.at as usize]
     }
 }

@@ -116,6 +116,8 @@ pub(crate) struct Account {
     wanted_least: u64,
     demand: Demand,
     observed_spent: u64,
+    /// Spent and reported, but not observed as demand yet.
+    unobserved: u64,
     entered: Option<Entry>,
 }
 
@@ -157,6 +159,13 @@ impl Account {
     fn is_surging(&self) -> bool {
         let known = self.entered.map_or(0, Entry::demand_milli);
         self.demand.milli() > known.saturating_mul(2)
+    }
+
+    /// What was spent has been reported to the table. As demand it is yet to be observed.
+    fn report(&mut self, slot: &mut Slot, spent: u64) {
+        self.unobserved += slot.spent.saturating_sub(self.observed_spent);
+        slot.spent -= spent.min(slot.spent);
+        self.observed_spent = slot.spent;
     }
 
     fn is_settled(&self) -> bool {
@@ -240,6 +249,12 @@ impl Bucket {
             state.rest();
         }
         step
+    }
+
+    /// Which rest it is at, if it is not in use.
+    #[must_use]
+    pub fn rest(&self) -> Option<u32> {
+        self.lock().rest_number()
     }
 
     /// What is known about each limit without asking the table, and how long `requested` tokens
@@ -341,7 +356,7 @@ impl Active {
             now.since(books.observed_at)
         };
         let asked = |(account, slot): (&Account, &Slot)| {
-            slot.spent.saturating_sub(account.observed_spent) + slot.refused
+            account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
         let any = books
             .accounts
@@ -355,6 +370,7 @@ impl Active {
             let tokens = asked((account, slot));
             account.demand.observe(tokens, elapsed, settings.renewal);
             account.observed_spent = slot.spent;
+            account.unobserved = 0;
         }
         books.observed_at = now;
         for slot in &mut self.slots {
@@ -558,8 +574,7 @@ impl Active {
             let scheduled = f.grant.scheduled.min(held);
             account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
             slot.stock = held - scheduled;
-            slot.spent -= f.spent.min(slot.spent);
-            account.observed_spent -= f.spent.min(account.observed_spent);
+            account.report(slot, f.spent);
             account.debt -= f.owed.min(account.debt);
             account.credit -= f.credited.min(account.credit);
             account.recalled -= f.recalled.min(account.recalled);
@@ -620,9 +635,8 @@ impl Active {
     fn lose(&mut self, flight: &Flight) {
         for (at, f) in flight.slots.iter().enumerate() {
             let slot = &mut self.slots[at];
-            slot.spent -= f.spent.min(slot.spent);
             let account = self.books.account(at);
-            account.observed_spent -= f.spent.min(account.observed_spent);
+            account.report(slot, f.spent);
             account.credit -= f.credited.min(account.credit);
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry.map(Entry::in_doubt);

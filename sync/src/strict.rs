@@ -123,8 +123,12 @@ async fn write(
         }
     };
     let mut seen = bucket.seen();
+    // All tries are made as of the time of the call. A bucket that was found not to be full then
+    // is not full then, however long the answer took; as of later it might be full again, and the
+    // guess wrong once more.
+    let now = engine.clock.wall();
     for _ in 0..TRIES_MAX {
-        let Some(plan) = plan::plan(&seen, engine.clock.wall(), transfers) else {
+        let Some(plan) = plan::plan(&seen, now, transfers) else {
             return Ok(()); // a credit for a bucket that is gone
         };
         match engine.store.write_bucket(bucket.key(), &plan.write).await {
@@ -137,7 +141,6 @@ async fn write(
             }
             WriteOutcome::Refused(found) => {
                 see(found.clone());
-                let now = engine.clock.wall();
                 let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), now, t);
                 if !transfers.iter().all(fits) {
                     return Err(NotWritten::Exceeded(found));

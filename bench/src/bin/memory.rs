@@ -26,7 +26,7 @@ const CLAIMED_BYTES: f64 = 300.0;
 const AT_ONCE: usize = 64;
 const RENEWAL_MS: u64 = 60_000;
 /// How many renewal intervals the buckets are left alone.
-const IDLE_RENEWALS: u64 = 6;
+const IDLE_RENEWALS: u64 = 9;
 
 /// Counts the memory of cached buckets with two limits each.
 #[derive(Debug, Parser)]

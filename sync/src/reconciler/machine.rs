@@ -1,7 +1,7 @@
 //! The reconciler as a pure state machine: buckets and outcomes in, writes out.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,10 @@ pub struct Machine {
     /// The buckets to look at again, by address; the queue may hold stale times of theirs.
     watched: HashMap<usize, Watched>,
     queue: BinaryHeap<Reverse<(MonotonicTime, usize)>>,
+    /// The buckets that are not in use, in the order in which they are to be forgotten, each
+    /// with the rest that it was at. Who is woken and rests again is in it twice, and the first
+    /// time is void.
+    idle: VecDeque<(MonotonicTime, u32, Arc<Bucket>)>,
 }
 
 #[derive(Debug)]
@@ -42,8 +46,6 @@ enum Watch {
     Due(MonotonicTime),
     /// A write is under way since.
     Writing(MonotonicTime),
-    /// Nothing to do; forget it then.
-    Idle(MonotonicTime),
 }
 
 impl Machine {
@@ -57,10 +59,11 @@ impl Machine {
             closing: false,
             watched: HashMap::new(),
             queue: BinaryHeap::new(),
+            idle: VecDeque::new(),
         }
     }
 
-    /// How many buckets are watched, idle ones included.
+    /// How many buckets are in use, and looked at again and again.
     #[must_use]
     pub fn watched(&self) -> usize {
         self.watched.len()
@@ -76,7 +79,9 @@ impl Machine {
     /// When [`tick`](Self::tick) is to be called next; none if there is nothing to wait for.
     #[must_use]
     pub fn next_due(&self) -> Option<MonotonicTime> {
-        self.queue.peek().map(|Reverse((at, _))| *at)
+        let look = self.queue.peek().map(|Reverse((at, _))| *at);
+        let forget = self.idle.front().map(|(at, ..)| *at);
+        look.into_iter().chain(forget).min()
     }
 
     /// Somebody says that `bucket` wants a look.
@@ -105,27 +110,23 @@ impl Machine {
 
     /// Looks at the next bucket whose time has come; none if there is no such bucket.
     pub fn tick(&mut self, clock: &Clock) -> Option<Action> {
-        while let Some(&Reverse((at, key))) = self.queue.peek() {
-            if at > clock.now() {
-                return None;
-            }
+        let now = clock.now();
+        while let Some(&Reverse((at, key))) = self.queue.peek()
+            && at <= now
+        {
             self.queue.pop();
-            let Some(watched) = self.watched.get(&key) else {
+            let due = self.watched.get(&key).filter(|w| w.state == Watch::Due(at));
+            let Some(bucket) = due.map(|watched| watched.bucket.clone()) else {
                 continue;
             };
-            let action = match watched.state {
-                Watch::Due(due) if due == at => {
-                    let bucket = watched.bucket.clone();
-                    self.check(clock, bucket)
-                }
-                Watch::Idle(until) if until == at => {
-                    let forgotten = self.watched.remove(&key);
-                    forgotten.map(|watched| Action::Forget(watched.bucket))
-                }
-                _ => None,
-            };
+            let action = self.check(clock, bucket);
             if action.is_some() {
                 return action;
+            }
+        }
+        while let Some((_, rest, bucket)) = self.idle.pop_front_if(|(at, ..)| *at <= now) {
+            if bucket.rest() == Some(rest) {
+                return Some(Action::Forget(bucket));
             }
         }
         None
@@ -166,13 +167,38 @@ impl Machine {
                 Some(Action::Write(bucket.clone(), plan)),
             ),
             Step::Wait(until) => (Watch::Due(until.max(clock.now())), None),
-            Step::Idle => (Watch::Idle(clock.now().after(self.idle_ttl)), None),
+            Step::Idle => {
+                self.watched.remove(&key);
+                self.shrink();
+                if let Some(rest) = bucket.rest() {
+                    let until = clock.now().after(self.idle_ttl);
+                    self.idle.push_back((until, rest, bucket));
+                }
+                return None;
+            }
         };
-        if let Watch::Due(at) | Watch::Idle(at) = state {
+        if let Watch::Due(at) = state {
             self.queue.push(Reverse((at, key)));
         }
         self.watched.insert(key, Watched { bucket, state });
         action
+    }
+}
+
+impl Machine {
+    /// Gives memory back after a time with many more buckets in use.
+    fn shrink(&mut self) {
+        const FEW: usize = 1_024;
+        let used = self.watched.len().max(FEW);
+        if self.watched.capacity() > 8 * used {
+            self.watched.shrink_to(2 * used);
+            let watched = &self.watched;
+            let due = |(at, key): (MonotonicTime, usize)| {
+                watched.get(&key).is_some_and(|w| w.state == Watch::Due(at))
+            };
+            self.queue.retain(|Reverse(entry)| due(*entry));
+            self.queue.shrink_to(2 * used);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests against real services: `tests/run` starts them.
 
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
 mod conformance;
 mod dynamodb;
 mod leased;
