@@ -455,17 +455,13 @@ impl<'a> Acquire<'a> {
     /// [`Error::Validation`], and for a cascade those of reading the entity.
     pub async fn handle(self) -> Result<BucketHandle, Error> {
         self.validate()?;
-        let parent = if self.cascade {
-            self.engine.parent(self.entity_id).await?
-        } else {
-            None
-        };
-        let buckets = self.buckets(parent.as_deref())?;
-        let limits = self.engine.shared(self.limits);
-        for bucket in &buckets {
-            bucket.declare(&limits);
+        if self.cascade {
+            self.engine.parent(self.entity_id).await?;
         }
-        Ok(BucketHandle::new(self.engine, buckets, limits))
+        let limits = self.engine.shared(self.limits);
+        let bucket = self.engine.bucket(self.entity_id, self.resource, &limits)?;
+        bucket.declare(&limits);
+        Ok(BucketHandle::new(self.engine, bucket, limits, self.cascade))
     }
 }
 
