@@ -1,6 +1,6 @@
 //! A cached bucket: what this process holds of one (entity, resource), behind one lock.
 //!
-//! The hot path is [`BucketRef::take`]: a hit is paid from the bucket's purse without the lock, the
+//! The hot path is [`BucketRef::hit`]: a hit is paid from the bucket's purse without the lock, the
 //! I/O, or an allocation. All else happens under the lock. What the reconciler does with the same
 //! state is in [`crate::renewal`].
 
@@ -156,29 +156,53 @@ impl BucketRef {
         &self.bucket
     }
 
+    /// Takes the tokens of a valid `request` from the purse, if it can: one compare-and-swap, no
+    /// lock, no I/O, no await, no allocation. Only the first two limits have a place in the
+    /// purse.
+    #[inline(always)]
+    #[must_use]
+    pub fn hit(&self, clock: &Clock, request: &Request<'_>) -> Option<Hit> {
+        let lanes = request.lanes()?;
+        let payment = self.purse.pay(clock.tick(), request.fingerprint(), lanes)?;
+        Some(Hit {
+            lanes,
+            generation: payment.generation,
+            hint: payment.low && self.bucket.runs_low(),
+        })
+    }
+
     /// Takes the tokens of a valid `request` from the block, all of them or none.
-    ///
-    /// A hit that charges at most the first two limits is one compare-and-swap: no lock, no I/O,
-    /// no await, no allocation.
     ///
     /// # Errors
     /// The [`Shortage`], if the block cannot pay; then nothing is taken.
     #[inline]
     pub fn take(&self, clock: &Clock, request: &Request<'_>) -> Result<Paid, Shortage> {
-        let pay = || {
-            let charges = request.charges()?;
-            let lanes = charges.lanes()?;
-            let payment = self.purse.pay(clock.tick(), request.fingerprint(), lanes)?;
-            Some((charges, payment))
-        };
-        let Some((charges, payment)) = pay() else {
-            return self.bucket.take_under_lock(clock, request);
-        };
-        Ok(Paid {
-            charges,
-            generation: payment.generation,
-            hint: payment.low && self.bucket.runs_low(),
-        })
+        match self.hit(clock, request) {
+            Some(hit) => Ok(Paid {
+                charges: hit.charges(),
+                generation: hit.generation,
+                hint: hit.hint,
+            }),
+            None => self.bucket.take_under_lock(clock, request),
+        }
+    }
+}
+
+/// A request that was paid from the purse.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit {
+    lanes: u64,
+    /// Which block paid.
+    pub generation: u32,
+    /// Whether the block runs low: tell the reconciler.
+    pub hint: bool,
+}
+
+impl Hit {
+    /// What was taken, in the order of the request's limits.
+    #[must_use]
+    pub fn charges(&self) -> Charges {
+        Charges::of_lanes(self.lanes)
     }
 }
 

@@ -21,7 +21,7 @@ pub mod sizing;
 mod time;
 
 pub use block::Schedule;
-pub use bucket::{Bucket, BucketRef, Knowledge, Paid, Shortage};
+pub use bucket::{Bucket, BucketRef, Hit, Knowledge, Paid, Shortage};
 pub use cache::BucketCache;
 pub use error::ValidationError;
 pub use gcra::Ticks;

@@ -65,6 +65,10 @@ pub struct Transfer<'a> {
     /// Tokens that others have probably taken since the bucket was seen. A guess: it decides
     /// which write is tried first, never what a write may do.
     pub others_took: u64,
+    /// When the caller asked, if that was before now: a debit may count as made at any time
+    /// since. A bucket that was found not to be full then is not full then, however long the
+    /// answer took; as of now it might be full again, and the guess wrong once more.
+    pub asked_at: Option<WallTime>,
     /// How far a debit may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
@@ -87,6 +91,7 @@ impl<'a> Transfer<'a> {
             owe: 0,
             give: 0,
             others_took: 0,
+            asked_at: None,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
@@ -301,7 +306,8 @@ fn update(
 ) -> LimitAction {
     let terms = found.terms;
     let token = terms.token();
-    let (full_at, empty_at) = (terms.full_at(now), terms.empty_at(now));
+    let full_at = terms.full_at(t.asked_at.unwrap_or(now));
+    let empty_at = terms.empty_at(now);
     let give = Ticks::from(t.give) * token;
     let debit = Ticks::from(t.take + t.owe) * token;
 

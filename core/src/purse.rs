@@ -59,7 +59,7 @@ fn pack(lanes: [u64; LANES]) -> u64 {
 }
 
 /// `a - b` lane by lane; none if a lane would go below zero.
-#[inline]
+#[inline(always)]
 fn subtract(a: u64, b: u64) -> Option<u64> {
     let left = (a | GUARDS).wrapping_sub(b);
     (left & GUARDS == GUARDS).then_some(left & !GUARDS)
@@ -68,7 +68,7 @@ fn subtract(a: u64, b: u64) -> Option<u64> {
 impl Purse {
     /// Takes `lanes`, if they are there, not expired at `tick`, and of the limits that the
     /// caller means.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pay(&self, tick: Tick, fingerprint: u64, lanes: u64) -> Option<Payment> {
         // Read before the tokens: if a new block comes in between, a refund goes to the table.
         let generation = self.generation.load(Ordering::Relaxed);

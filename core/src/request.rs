@@ -1,5 +1,6 @@
 //! What an acquire asks for, and what it was charged.
 
+use crate::key::same;
 use crate::purse::{LANE_BITS, LANE_MAX, LANES};
 use crate::{Limit, ValidationError};
 
@@ -14,7 +15,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request for tokens by limit name; only the limits named in `consume` gate and are
     /// charged.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn new(limits: &'a [Limit], consume: &'a [(&'a str, u64)]) -> Self {
         Self {
@@ -25,7 +26,7 @@ impl<'a> Request<'a> {
     }
 
     /// A request on limits whose fingerprint is known from another request on them.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn known(limits: &'a [Limit], fingerprint: u64, consume: &'a [(&'a str, u64)]) -> Self {
         Self {
@@ -63,7 +64,10 @@ impl<'a> Request<'a> {
         let mut named = 0u64;
         for (at, (name, amount)) in self.consume.iter().enumerate() {
             // Most callers name the limits in the order in which they declare them.
-            let in_order = self.limits.get(at).filter(|limit| same(limit.name(), name));
+            let in_order = self
+                .limits
+                .get(at)
+                .filter(|limit| same(limit.name().as_bytes(), name.as_bytes()));
             let (slot, limit) = match in_order {
                 Some(limit) => (at, limit),
                 None => self.find(name)?,
@@ -76,6 +80,31 @@ impl<'a> Request<'a> {
             charges.push(slot as u32, *amount);
         }
         Some(charges)
+    }
+
+    /// The charges as lanes of a purse; none if they do not fit, or the request is not valid.
+    ///
+    /// The same as [`charges`](Self::charges), for hits: with nothing but registers.
+    #[inline(always)]
+    pub(crate) fn lanes(&self) -> Option<u64> {
+        let (mut lanes, mut named) = (0, 0);
+        for (at, (name, amount)) in self.consume.iter().enumerate() {
+            let in_order = self
+                .limits
+                .get(at)
+                .filter(|limit| same(limit.name().as_bytes(), name.as_bytes()));
+            let (slot, limit) = match in_order {
+                Some(limit) => (at, limit),
+                None => self.find(name)?,
+            };
+            let most = limit.burst_tokens().min(LANE_MAX);
+            if slot >= LANES || named & (1 << slot) != 0 || *amount > most {
+                return None;
+            }
+            named |= 1 << slot;
+            lanes |= amount << (slot as u32 * LANE_BITS);
+        }
+        Some(lanes)
     }
 
     #[cold]
@@ -128,14 +157,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether two short names are the same, without a call.
-#[inline]
-fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
-}
-
 /// A hash of a list of limits, from the hashes that the limits carry.
-#[inline]
+#[inline(always)]
 pub(crate) fn fingerprint(limits: &[Limit]) -> u64 {
     let fold = |all: u64, limit: &Limit| all.rotate_left(17) ^ limit.fingerprint();
     limits.iter().fold(limits.len() as u64, fold)
@@ -165,6 +188,10 @@ impl Charges {
             .map(lane)
             .filter(|(_, tokens)| *tokens > 0);
         lanes.chain(many.iter().copied())
+    }
+
+    pub(crate) fn of_lanes(lanes: u64) -> Self {
+        Self(ChargeList::Lanes(lanes))
     }
 
     /// Tokens of one slot.
@@ -204,15 +231,6 @@ impl Charges {
                 self.0 = ChargeList::Many(many);
             }
             ChargeList::Many(many) => many.push((slot, tokens)),
-        }
-    }
-
-    /// As lanes of a purse; none if they do not fit.
-    #[inline]
-    pub(crate) fn lanes(&self) -> Option<u64> {
-        match self.0 {
-            ChargeList::Lanes(lanes) => Some(lanes),
-            ChargeList::Many(_) => None,
         }
     }
 }

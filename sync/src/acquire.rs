@@ -103,6 +103,7 @@ impl<'a> Acquire<'a> {
         self
     }
 
+    #[inline(always)]
     fn request(&self) -> Request<'_> {
         Request::new(self.limits, &self.consume)
     }
@@ -131,28 +132,23 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn hit(&self) -> Option<Lease<'a>> {
         if self.cascade || self.strict {
             return None;
         }
-        let request = self.request();
         let engine = self.engine;
+        let request = self.request();
         let take = |bucket: &BucketRef| {
-            let paid = bucket.take(&engine.clock, &request).ok()?;
-            if paid.hint {
+            let hit = bucket.hit(&engine.clock, &request)?;
+            if hit.hint {
                 engine.tell_low(bucket);
             }
-            Some(paid)
+            Some(hit)
         };
-        let paid = engine.cache.with(self.entity_id, self.resource, take)??;
-        Some(Lease::hit(
-            engine,
-            self.entity_id,
-            self.resource,
-            self.limits,
-            paid,
-        ))
+        let hit = engine.cache.with(self.entity_id, self.resource, take)??;
+        let (entity_id, resource) = (self.entity_id, self.resource);
+        Some(Lease::hit(engine, entity_id, resource, self.limits, hit))
     }
 
     #[cold]

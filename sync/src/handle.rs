@@ -71,18 +71,18 @@ impl BucketHandle {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn hit<'a>(&'a self, consume: &[(&'a str, u64)]) -> Option<Lease<'a>> {
         if self.cascade || self.engine.strict {
             return None;
         }
         let bucket = &self.bucket;
         let request = Request::known(&self.limits, self.fingerprint, consume);
-        let paid = bucket.take(&self.engine.clock, &request).ok()?;
-        if paid.hint {
+        let hit = bucket.hit(&self.engine.clock, &request)?;
+        if hit.hint {
             self.engine.tell_low(bucket);
         }
-        Some(Lease::handle_hit(&self.engine, bucket, &self.limits, paid))
+        Some(Lease::handle_hit(&self.engine, bucket, &self.limits, hit))
     }
 
     #[cold]

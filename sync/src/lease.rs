@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use zae_limiter_core::{BucketRef, Charges, Paid, ValidationError};
+use smallvec::SmallVec;
+use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
 
 use crate::acquire::Acquire;
 use crate::engine::Engine;
@@ -46,23 +47,6 @@ pub(crate) struct Part {
     pub(crate) payer: Payer,
 }
 
-#[derive(Clone, Debug)]
-enum Parts<'a> {
-    /// A hit: the bucket is looked up again if it is needed, so that a hit holds on to nothing.
-    Hit {
-        entity_id: &'a str,
-        resource: &'a str,
-        generation: u32,
-    },
-    /// A hit through a handle.
-    HandleHit {
-        bucket: &'a BucketRef,
-        generation: u32,
-    },
-    /// Boxed, so that a lease stays small enough to be moved for nothing.
-    Held(Box<[Part]>),
-}
-
 /// What an acquire was granted. It can be added to, corrected afterwards, and given back.
 ///
 /// **Dropping a lease keeps what was consumed**: forgetting a call can never switch a limiter
@@ -73,76 +57,145 @@ enum Parts<'a> {
 /// [`into_owned`](Self::into_owned) frees it of that, to be moved into a task.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped keeps what was consumed; drop it explicitly if that is meant"]
-pub struct Lease<'a> {
+pub struct Lease<'a>(Kind<'a>);
+
+/// Most leases are hits that nobody looks at again: a hit holds on to nothing, and is what it
+/// takes to find out more.
+#[derive(Debug)]
+enum Kind<'a> {
+    Hit {
+        engine: &'a Arc<Engine>,
+        limits: &'a [Limit],
+        entity_id: &'a str,
+        resource: &'a str,
+        hit: Hit,
+    },
+    HandleHit {
+        engine: &'a Arc<Engine>,
+        limits: &'a [Limit],
+        bucket: &'a BucketRef,
+        hit: Hit,
+    },
+    Held(Box<Held<'a>>),
+}
+
+/// A lease that is looked at, or that a miss made.
+#[derive(Debug)]
+struct Held<'a> {
     engine: Loan<'a, Arc<Engine>, Arc<Engine>>,
     limits: Loan<'a, [Limit], Arc<[Limit]>>,
     /// By the order of the limits.
     charges: Charges,
-    parts: Parts<'a>,
+    parts: SmallVec<[Part; 2]>,
     degraded: bool,
 }
 
 impl<'a> Lease<'a> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hit(
         engine: &'a Arc<Engine>,
         entity_id: &'a str,
         resource: &'a str,
         limits: &'a [Limit],
-        paid: Paid,
+        hit: Hit,
     ) -> Self {
-        Self {
-            engine: Loan::Borrowed(engine),
-            limits: Loan::Borrowed(limits),
-            charges: paid.charges,
-            parts: Parts::Hit {
-                entity_id,
-                resource,
-                generation: paid.generation,
-            },
-            degraded: false,
-        }
+        Self(Kind::Hit {
+            engine,
+            limits,
+            entity_id,
+            resource,
+            hit,
+        })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn handle_hit(
         engine: &'a Arc<Engine>,
         bucket: &'a BucketRef,
         limits: &'a [Limit],
-        paid: Paid,
+        hit: Hit,
     ) -> Self {
-        Self {
-            engine: Loan::Borrowed(engine),
-            limits: Loan::Borrowed(limits),
-            charges: paid.charges,
-            parts: Parts::HandleHit {
-                bucket,
-                generation: paid.generation,
-            },
-            degraded: false,
-        }
+        Self(Kind::HandleHit {
+            engine,
+            limits,
+            bucket,
+            hit,
+        })
     }
 
     pub(crate) fn new(
         engine: &'a Arc<Engine>,
         limits: &'a [Limit],
         charges: Charges,
-        parts: Box<[Part]>,
+        parts: SmallVec<[Part; 2]>,
     ) -> Self {
-        Self {
+        Self(Kind::Held(Box::new(Held {
             engine: Loan::Borrowed(engine),
             limits: Loan::Borrowed(limits),
             charges,
-            parts: Parts::Held(parts),
+            parts,
             degraded: false,
-        }
+        })))
     }
 
     /// A lease of nothing: the table could not be asked.
     pub(crate) fn degraded(engine: &'a Arc<Engine>, limits: &'a [Limit]) -> Self {
-        Self {
-            degraded: true,
-            ..Self::new(engine, limits, Charges::default(), Box::default())
+        let mut lease = Self::new(engine, limits, Charges::default(), SmallVec::new());
+        lease.held().degraded = true;
+        lease
+    }
+
+    /// All of it, in one form.
+    fn held(&mut self) -> &mut Held<'a> {
+        if !matches!(self.0, Kind::Held(_)) {
+            self.0 = Kind::Held(Box::new(self.looked_up()));
+        }
+        match &mut self.0 {
+            Kind::Held(held) => held,
+            Kind::Hit { .. } | Kind::HandleHit { .. } => unreachable!("it was made one above"),
+        }
+    }
+
+    fn into_held(mut self) -> Held<'a> {
+        self.held();
+        match self.0 {
+            Kind::Held(held) => *held,
+            Kind::Hit { .. } | Kind::HandleHit { .. } => unreachable!("it was made one above"),
+        }
+    }
+
+    /// A hit with its bucket, which is looked up again.
+    fn looked_up(&self) -> Held<'a> {
+        let (engine, limits, bucket, hit) = match &self.0 {
+            Kind::Hit {
+                engine,
+                limits,
+                entity_id,
+                resource,
+                hit,
+            } => {
+                let bucket = engine.bucket(entity_id, resource, limits).ok();
+                (*engine, *limits, bucket, hit)
+            }
+            Kind::HandleHit {
+                engine,
+                limits,
+                bucket,
+                hit,
+            } => (*engine, *limits, Some((*bucket).clone()), hit),
+            Kind::Held(_) => unreachable!("only a hit is looked up"),
+        };
+        let payer = Payer::Block {
+            generation: hit.generation,
+            hint: false,
+        };
+        let parts = bucket.into_iter().map(|bucket| Part { bucket, payer });
+        Held {
+            engine: Loan::Borrowed(engine),
+            limits: Loan::Borrowed(limits),
+            charges: hit.charges(),
+            parts: parts.collect(),
+            degraded: false,
         }
     }
 
@@ -150,65 +203,33 @@ impl<'a> Lease<'a> {
     /// reached and the failure mode is open.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.degraded
+        matches!(&self.0, Kind::Held(held) if held.degraded)
     }
 
     /// Tokens consumed by now, by limit name; what a parent was charged with is not added.
     #[must_use]
     pub fn consumed(&self) -> BTreeMap<&str, u64> {
-        let charges = self.charges.iter();
-        charges
-            .map(|(at, tokens)| (self.limits[at as usize].name(), tokens))
-            .collect()
+        let (limits, charges) = match &self.0 {
+            Kind::Hit { limits, hit, .. } | Kind::HandleHit { limits, hit, .. } => {
+                (*limits, hit.charges())
+            }
+            Kind::Held(held) => (&*held.limits, held.charges.clone()),
+        };
+        let named = |(at, tokens)| (limits[at as usize].name(), tokens);
+        charges.iter().map(named).collect()
     }
 
     /// The same lease without anything borrowed.
     pub fn into_owned(self) -> Lease<'static> {
-        let parts = self.parts();
-        Lease {
-            engine: Loan::Shared((*self.engine).clone()),
-            limits: Loan::Shared(self.engine.shared(&self.limits)),
-            charges: self.charges,
-            parts: Parts::Held(parts),
-            degraded: self.degraded,
-        }
-    }
-
-    fn parts(&self) -> Box<[Part]> {
-        let part = |bucket: BucketRef, generation: u32| Part {
-            bucket,
-            payer: Payer::Block {
-                generation,
-                hint: false,
-            },
-        };
-        match &self.parts {
-            Parts::Held(parts) => parts.clone(),
-            &Parts::HandleHit { bucket, generation } => [part(bucket.clone(), generation)].into(),
-            &Parts::Hit {
-                entity_id,
-                resource,
-                generation,
-            } => {
-                let bucket = self.engine.bucket(entity_id, resource, &self.limits);
-                bucket
-                    .into_iter()
-                    .map(|bucket| part(bucket, generation))
-                    .collect()
-            }
-        }
-    }
-
-    fn slot(&self, name: &str) -> Result<u32, Error> {
-        let found = self.limits.iter().position(|limit| limit.name() == name);
-        match found {
-            Some(slot) => Ok(slot as u32),
-            None => {
-                let names: Vec<_> = self.limits.iter().map(Limit::name).collect();
-                let rule = format!("is not one of the limits: {}", names.join(", "));
-                Err(ValidationError::new("limit name", name, rule).into())
-            }
-        }
+        let held = self.into_held();
+        let limits = held.engine.shared(&held.limits);
+        Lease(Kind::Held(Box::new(Held {
+            engine: Loan::Shared((*held.engine).clone()),
+            limits: Loan::Shared(limits),
+            charges: held.charges,
+            parts: held.parts,
+            degraded: held.degraded,
+        })))
     }
 
     /// Consumes more, if the limits allow it.
@@ -216,27 +237,27 @@ impl<'a> Lease<'a> {
     /// # Errors
     /// As an acquire; then nothing more was consumed.
     pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
-        let slot = self.slot(name)?;
-        let parts = self.parts();
+        let held = self.held();
+        let slot = held.slot(name)?;
         let more = {
-            let Some(child) = parts.first() else {
+            let Some(child) = held.parts.first() else {
                 return Ok(()); // degraded: nothing is charged
             };
             let (entity_id, resource) = (
                 child.bucket.key().entity_id(),
                 child.bucket.key().resource(),
             );
-            let acquire = Acquire::new(&self.engine, entity_id, resource)
-                .limits(&self.limits)
+            let acquire = Acquire::new(&held.engine, entity_id, resource)
+                .limits(&held.limits)
                 .consume(name, tokens)
-                .cascade(parts.len() > 1)
+                .cascade(held.parts.len() > 1)
                 .strict(matches!(child.payer, Payer::Table));
-            acquire.await?.parts()
+            acquire.await?.into_held().parts
         };
         // What was paid by another block is given back to the table, if at all.
-        self.parts = Parts::Held(more);
-        let consumed = self.charges.tokens(slot) + tokens;
-        self.charges = self.charges.with(slot, consumed);
+        held.parts = more;
+        let consumed = held.charges.tokens(slot) + tokens;
+        held.charges = held.charges.with(slot, consumed);
         Ok(())
     }
 
@@ -250,8 +271,9 @@ impl<'a> Lease<'a> {
     /// [`Error::Validation`] for an unknown limit, or if more is given back than was consumed;
     /// in strict mode [`Error::Unavailable`] if the table does not answer.
     pub async fn adjust(&mut self, name: &str, delta: i64) -> Result<(), Error> {
-        let slot = self.slot(name)?;
-        let consumed = self.charges.tokens(slot);
+        let held = self.held();
+        let slot = held.slot(name)?;
+        let consumed = held.charges.tokens(slot);
         let tokens = delta.unsigned_abs();
         if tokens > Limit::TOKENS_MAX {
             let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
@@ -262,11 +284,11 @@ impl<'a> Lease<'a> {
             return Err(ValidationError::new("delta", delta, rule).into());
         }
         let correction = Charges::of(slot, tokens);
-        for part in self.parts() {
+        for part in &held.parts {
             if delta < 0 {
-                self.give_back(&part, &correction).await;
+                held.give_back(part, &correction).await;
             } else {
-                self.charge(&part, name, &correction, tokens).await?;
+                held.charge(part, name, &correction, tokens).await?;
             }
         }
         let consumed = if delta < 0 {
@@ -274,8 +296,48 @@ impl<'a> Lease<'a> {
         } else {
             consumed + tokens
         };
-        self.charges = self.charges.with(slot, consumed);
+        held.charges = held.charges.with(slot, consumed);
         Ok(())
+    }
+
+    /// Gives `tokens` of a limit back: `adjust(name, -tokens)`.
+    ///
+    /// # Errors
+    /// As [`adjust`](Self::adjust).
+    pub async fn release(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
+        let delta = i64::try_from(tokens).unwrap_or(i64::MAX);
+        self.adjust(name, -delta).await
+    }
+
+    /// Gives back all that was consumed. A credit that does not reach the table is lost, never
+    /// repeated: that only admits less, until refill heals it.
+    pub async fn rollback(self) {
+        let held = self.into_held();
+        for part in &held.parts {
+            held.give_back(part, &held.charges).await;
+        }
+    }
+
+    /// [`rollback`](Self::rollback) for who cannot wait.
+    pub(crate) fn rollback_in_background(self) {
+        let held = self.into_held();
+        for part in &held.parts {
+            held.give_back_later(part, &held.charges);
+        }
+    }
+}
+
+impl Held<'_> {
+    fn slot(&self, name: &str) -> Result<u32, Error> {
+        let found = self.limits.iter().position(|limit| limit.name() == name);
+        match found {
+            Some(slot) => Ok(slot as u32),
+            None => {
+                let names: Vec<_> = self.limits.iter().map(Limit::name).collect();
+                let rule = format!("is not one of the limits: {}", names.join(", "));
+                Err(ValidationError::new("limit name", name, rule).into())
+            }
+        }
     }
 
     async fn charge(
@@ -323,30 +385,6 @@ impl<'a> Lease<'a> {
             .give_back(clock, generation, &self.limits, charges)
         {
             self.engine.tell(&part.bucket);
-        }
-    }
-
-    /// Gives `tokens` of a limit back: `adjust(name, -tokens)`.
-    ///
-    /// # Errors
-    /// As [`adjust`](Self::adjust).
-    pub async fn release(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
-        let delta = i64::try_from(tokens).unwrap_or(i64::MAX);
-        self.adjust(name, -delta).await
-    }
-
-    /// Gives back all that was consumed. A credit that does not reach the table is lost, never
-    /// repeated: that only admits less, until refill heals it.
-    pub async fn rollback(self) {
-        for part in self.parts() {
-            self.give_back(&part, &self.charges).await;
-        }
-    }
-
-    /// [`rollback`](Self::rollback) for who cannot wait.
-    pub(crate) fn rollback_in_background(self) {
-        for part in self.parts() {
-            self.give_back_later(&part, &self.charges);
         }
     }
 }

@@ -123,12 +123,14 @@ async fn write(
         }
     };
     let mut seen = bucket.seen();
-    // All tries are made as of the time of the call. A bucket that was found not to be full then
-    // is not full then, however long the answer took; as of later it might be full again, and the
-    // guess wrong once more.
-    let now = engine.clock.wall();
+    let asked_at = Some(engine.clock.wall());
+    let transfers: Vec<_> = transfers
+        .iter()
+        .map(|t| Transfer { asked_at, ..*t })
+        .collect();
     for _ in 0..TRIES_MAX {
-        let Some(plan) = plan::plan(&seen, now, transfers) else {
+        let now = engine.clock.wall();
+        let Some(plan) = plan::plan(&seen, now, &transfers) else {
             return Ok(()); // a credit for a bucket that is gone
         };
         match engine.store.write_bucket(bucket.key(), &plan.write).await {
