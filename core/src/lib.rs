@@ -4,12 +4,14 @@
 //! Users add the `zae-limiter` crate, which re-exports what they need of this one.
 
 mod block;
+mod books;
 mod bucket;
 mod cache;
 mod error;
 mod gcra;
 pub mod item;
 mod key;
+mod knowledge;
 mod limit;
 mod names;
 pub mod plan;
@@ -21,11 +23,12 @@ pub mod sizing;
 mod time;
 
 pub use block::Schedule;
-pub use bucket::{Bucket, BucketRef, Hit, Knowledge, Paid, Shortage};
+pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
 pub use cache::BucketCache;
 pub use error::ValidationError;
 pub use gcra::Ticks;
 pub use key::BucketKey;
+pub use knowledge::Knowledge;
 pub use limit::{Limit, Terms};
 pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
 pub use request::{Charges, Request};

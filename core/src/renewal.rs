@@ -10,10 +10,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::block::Schedule;
-use crate::bucket::{Active, Bucket, Knowledge, Slot};
+use crate::books::{Account, Flight, InFlight};
+use crate::bucket::{Active, Bucket, Slot};
 use crate::item::{BucketItem, Ring};
-use crate::plan::{self, Entry, Holding, Plan, Seen, Transfer};
-use crate::sizing::{AHEAD_PERIODS, Demand, Grant, Situation};
+use crate::plan::{self, Entry, Holding, Plan, Transfer};
+use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
 use crate::{Clock, Limit, MonotonicTime, WallTime};
 
 /// What the reconciler is set to.
@@ -86,128 +87,6 @@ const TRIES_MAX: u32 = 6;
 /// How often a write of a closing process may fail before it gives up.
 const CLOSING_FAILURES_MAX: u32 = 3;
 
-/// What only the reconciler and the slow path need to know of a bucket.
-#[derive(Debug)]
-pub(crate) struct Books {
-    pub(crate) accounts: SmallVec<[Account; 2]>,
-    pub(crate) seen: Seen,
-    seen_at: MonotonicTime,
-    /// The table could not be reached; until then it is not asked again.
-    pub(crate) unavailable_until: MonotonicTime,
-    failures: u32,
-    observed_at: MonotonicTime,
-    used_at: MonotonicTime,
-    renew_at: MonotonicTime,
-    tries: u32,
-    flight: Option<Flight>,
-}
-
-/// The books of one limit.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    pub(crate) schedule: Schedule,
-    /// Consumed beyond what was held: to be debited whatever the level.
-    pub(crate) debt: u64,
-    /// Consumption taken back: to be credited.
-    pub(crate) credit: u64,
-    /// Held under terms that no longer apply: to be credited.
-    pub(crate) recalled: u64,
-    wanted: u64,
-    wanted_least: u64,
-    demand: Demand,
-    observed_spent: u64,
-    /// Spent and reported, but not observed as demand yet.
-    unobserved: u64,
-    entered: Option<Entry>,
-}
-
-/// A write under way.
-#[derive(Debug)]
-struct Flight {
-    planned_at: MonotonicTime,
-    only_converts: bool,
-    slots: SmallVec<[InFlight; 2]>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct InFlight {
-    kept: u64,
-    surplus: u64,
-    grant: Grant,
-    spent: u64,
-    owed: u64,
-    credited: u64,
-    recalled: u64,
-    wanted: u64,
-    wanted_least: u64,
-    entry: Option<Entry>,
-}
-
-impl Account {
-    pub(crate) fn want(&mut self, tokens: u64) {
-        let least = if self.wanted == 0 {
-            u64::MAX
-        } else {
-            self.wanted_least
-        };
-        self.wanted_least = least.min(tokens);
-        self.wanted += tokens;
-        self.demand.learn_request(tokens);
-    }
-
-    #[allow(clippy::cast_precision_loss)]
-    fn is_surging(&self) -> bool {
-        let known = self.entered.map_or(0, Entry::demand_milli);
-        self.demand.milli() > known.saturating_mul(2)
-    }
-
-    /// What was spent has been reported to the table. As demand it is yet to be observed.
-    fn report(&mut self, slot: &mut Slot, spent: u64) {
-        self.unobserved += slot.spent.saturating_sub(self.observed_spent);
-        slot.spent -= spent.min(slot.spent);
-        self.observed_spent = slot.spent;
-    }
-
-    fn is_settled(&self) -> bool {
-        self.debt == 0 && self.credit == 0 && self.recalled == 0
-    }
-}
-
-impl Books {
-    pub(crate) fn new(slots: usize) -> Self {
-        let mut accounts = SmallVec::new();
-        accounts.resize_with(slots, Account::default);
-        Self {
-            accounts,
-            seen: Seen::Never,
-            seen_at: MonotonicTime::ZERO,
-            unavailable_until: MonotonicTime::ZERO,
-            failures: 0,
-            observed_at: MonotonicTime::ZERO,
-            used_at: MonotonicTime::ZERO,
-            renew_at: MonotonicTime::ZERO,
-            tries: 0,
-            flight: None,
-        }
-    }
-
-    pub(crate) fn account(&mut self, slot: usize) -> &mut Account {
-        if slot >= self.accounts.len() {
-            self.accounts.resize_with(slot + 1, Account::default);
-        }
-        &mut self.accounts[slot]
-    }
-
-    pub(crate) fn is_writing(&self) -> bool {
-        self.flight.is_some()
-    }
-
-    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>) {
-        self.seen = item.into();
-        self.seen_at = now;
-    }
-}
-
 impl Bucket {
     /// Looks at the bucket: is a write due?
     pub fn check(&self, clock: &Clock, settings: &RenewalSettings, why: Why) -> Step {
@@ -255,29 +134,6 @@ impl Bucket {
     #[must_use]
     pub fn rest(&self) -> Option<u32> {
         self.lock().rest_number()
-    }
-
-    /// What is known about each limit without asking the table, and how long `requested` tokens
-    /// of it will take.
-    #[must_use]
-    pub fn knowledge(&self, clock: &Clock, requested: &[(&str, u64)]) -> Vec<(Limit, Knowledge)> {
-        let now = Now::of(clock);
-        let mut state = self.lock();
-        let limits = state.limits.clone();
-        let mut active = state.active.as_deref_mut();
-        if let Some(active) = &mut active {
-            active.release(now.monotonic);
-        }
-        let of = |(slot, limit): (usize, &Limit)| {
-            let wanted = requested.iter().find(|(name, _)| *name == limit.name());
-            let wanted = wanted.map_or(0, |&(_, tokens)| tokens);
-            let knowledge = match &active {
-                Some(active) => active.knowledge(now, slot, limit, wanted),
-                None => Knowledge::nothing(limit),
-            };
-            (limit.clone(), knowledge)
-        };
-        limits.iter().enumerate().map(of).collect()
     }
 }
 
@@ -652,35 +508,6 @@ impl Active {
         books.unavailable_until = now.monotonic.after(pause);
         for account in &mut books.accounts {
             account.wanted = 0;
-        }
-    }
-
-    #[allow(clippy::cast_possible_truncation)]
-    fn knowledge(&self, now: Now, slot: usize, limit: &Limit, requested: u64) -> Knowledge {
-        let terms = limit.terms();
-        let live = now.monotonic < self.expires_at;
-        let in_hand = if live { self.slots[slot].stock } else { 0 };
-        let books = &self.books;
-        let account = &books.accounts[slot];
-        let (pending, debt) = (account.schedule.pending(), account.debt);
-        let level = plan::level(books.seen.item(), now.wall, limit);
-        let estimate = (terms.to_tokens(level) + signed(in_hand + pending) - signed(debt))
-            .min(signed(limit.burst_tokens()));
-        let missing = requested.saturating_sub(in_hand);
-        let scheduled = account.schedule.time_until(now.monotonic, missing);
-        let refilled = terms.time_until(level, requested.saturating_sub(in_hand + pending) + debt);
-        let retry_after = if in_hand >= requested && debt == 0 {
-            Duration::ZERO
-        } else {
-            let denied = self.slots[slot].denied_until.since(now.monotonic);
-            scheduled.unwrap_or(refilled.max(denied.min(Duration::from_millis(1))))
-        };
-        Knowledge {
-            in_hand,
-            estimate,
-            age: (books.seen != Seen::Never).then(|| now.monotonic.since(books.seen_at)),
-            denied: now.monotonic < self.slots[slot].denied_until,
-            retry_after,
         }
     }
 }

@@ -57,27 +57,12 @@ impl<'a> Request<'a> {
 
     /// What is charged to which slot of a bucket that knows the limits in this order; none if the
     /// request is not valid.
-    #[inline]
     #[must_use]
     pub fn charges(&self) -> Option<Charges> {
+        self.validate().ok()?;
         let mut charges = Charges::default();
-        let mut named = 0u64;
-        for (at, (name, amount)) in self.consume.iter().enumerate() {
-            // Most callers name the limits in the order in which they declare them.
-            let in_order = self
-                .limits
-                .get(at)
-                .filter(|limit| same(limit.name().as_bytes(), name.as_bytes()));
-            let (slot, limit) = match in_order {
-                Some(limit) => (at, limit),
-                None => self.find(name)?,
-            };
-            let bit = 1u64.checked_shl(slot as u32)?;
-            if named & bit != 0 || *amount > limit.burst_tokens() {
-                return None;
-            }
-            named |= bit;
-            charges.push(slot as u32, *amount);
+        for (name, amount) in self.consume {
+            charges.push(self.find(name)?.0 as u32, *amount);
         }
         Some(charges)
     }
@@ -89,6 +74,7 @@ impl<'a> Request<'a> {
     pub(crate) fn lanes(&self) -> Option<u64> {
         let (mut lanes, mut named) = (0, 0);
         for (at, (name, amount)) in self.consume.iter().enumerate() {
+            // Most callers name the limits in the order in which they declare them.
             let in_order = self
                 .limits
                 .get(at)

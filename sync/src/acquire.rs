@@ -11,14 +11,13 @@ use tokio::time;
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan;
 use zae_limiter_core::{
-    BucketRef, Charges, Paid, Request, Shortage, ValidationError, validate_identifier,
-    validate_name,
+    BucketRef, Paid, Request, Shortage, ValidationError, validate_identifier, validate_name,
 };
 
 use crate::engine::Engine;
 use crate::error::{LimitStatus, RateLimitExceeded};
 use crate::lease::{Lease, Part, Payer};
-use crate::strict::{self, NotWritten};
+use crate::strict::{NotWritten, StrictPayment};
 use crate::{BucketHandle, Error, FailureMode, Limit};
 
 /// An acquire that is being put together. `.await` it, or call
@@ -485,65 +484,6 @@ impl From<Paid> for Payer {
         Self::Block {
             generation: paid.generation,
             hint: paid.hint,
-        }
-    }
-}
-
-/// The writes of one strict acquire.
-struct StrictPayment {
-    engine: Arc<Engine>,
-    buckets: SmallVec<[BucketRef; 2]>,
-    limits: Arc<[Limit]>,
-    charges: Charges,
-}
-
-impl StrictPayment {
-    /// Debits all buckets or none.
-    async fn pay(self) -> Result<(), (usize, NotWritten)> {
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let result = self.debit_all().await;
-            if let Err(Ok(())) = answer.send(result) {
-                let all: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
-                self.give_back(&all).await; // nobody is waiting any more
-            }
-        });
-        let lost = |_| Err((0, NotWritten::Failed(None)));
-        answered.await.unwrap_or_else(lost)
-    }
-
-    async fn debit(&self, at: usize) -> Result<(), (usize, NotWritten)> {
-        let debit = strict::debit(&self.engine, &self.buckets[at], &self.limits, &self.charges);
-        debit.await.map_err(|error| (at, error))
-    }
-
-    async fn debit_all(&self) -> Result<(), (usize, NotWritten)> {
-        // The child first: a parent is shared by many, and must not lose tokens, even for a
-        // moment, to children that are out of theirs. But if the parent is known to be out, it
-        // may say so before the child has paid for nothing.
-        let mut order: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
-        if order.last().is_some_and(|parent| !self.may_have(*parent)) {
-            order.reverse();
-        }
-        for (done, at) in order.iter().enumerate() {
-            if let Err(error) = self.debit(*at).await {
-                self.give_back(&order[..done]).await;
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a bucket had the tokens when it was last seen, with the refill since.
-    fn may_have(&self, at: usize) -> bool {
-        let seen = self.buckets[at].seen();
-        strict::fits(&self.engine, &seen, &self.limits, &self.charges)
-    }
-
-    async fn give_back(&self, buckets: &[usize]) {
-        for at in buckets {
-            let bucket = &self.buckets[*at];
-            strict::credit(&self.engine, bucket, &self.limits, &self.charges).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Seen, Transfer};
 use zae_limiter_core::{BucketRef, Charges, Limit};
@@ -35,6 +36,65 @@ impl NotWritten {
     }
 }
 
+/// The writes of one strict acquire.
+pub(crate) struct StrictPayment {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) buckets: SmallVec<[BucketRef; 2]>,
+    pub(crate) limits: Arc<[Limit]>,
+    pub(crate) charges: Charges,
+}
+
+impl StrictPayment {
+    /// Debits all buckets or none.
+    pub(crate) async fn pay(self) -> Result<(), (usize, NotWritten)> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let result = self.debit_all().await;
+            if let Err(Ok(())) = answer.send(result) {
+                let all: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
+                self.give_back(&all).await; // nobody is waiting any more
+            }
+        });
+        let lost = |_| Err((0, NotWritten::Failed(None)));
+        answered.await.unwrap_or_else(lost)
+    }
+
+    async fn debit(&self, at: usize) -> Result<(), (usize, NotWritten)> {
+        let debit = debit(&self.engine, &self.buckets[at], &self.limits, &self.charges);
+        debit.await.map_err(|error| (at, error))
+    }
+
+    async fn debit_all(&self) -> Result<(), (usize, NotWritten)> {
+        // The child first: a parent is shared by many, and must not lose tokens, even for a
+        // moment, to children that are out of theirs. But if the parent is known to be out, it
+        // may say so before the child has paid for nothing.
+        let mut order: SmallVec<[usize; 2]> = (0..self.buckets.len()).collect();
+        if order.last().is_some_and(|parent| !self.may_have(*parent)) {
+            order.reverse();
+        }
+        for (done, at) in order.iter().enumerate() {
+            if let Err(error) = self.debit(*at).await {
+                self.give_back(&order[..done]).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a bucket had the tokens when it was last seen, with the refill since.
+    fn may_have(&self, at: usize) -> bool {
+        let seen = self.buckets[at].seen();
+        fits(&self.engine, &seen, &self.limits, &self.charges)
+    }
+
+    async fn give_back(&self, buckets: &[usize]) {
+        for at in buckets {
+            let bucket = &self.buckets[*at];
+            credit(&self.engine, bucket, &self.limits, &self.charges).await;
+        }
+    }
+}
+
 fn transfers<'a>(
     limits: &'a [Limit],
     charges: &Charges,
@@ -57,14 +117,14 @@ fn debits<'a>(limits: &'a [Limit], charges: &Charges) -> Vec<Transfer<'a>> {
 }
 
 /// Whether a bucket that was last seen like this holds all of `charges` now.
-pub(crate) fn fits(engine: &Engine, seen: &Seen, limits: &[Limit], charges: &Charges) -> bool {
+fn fits(engine: &Engine, seen: &Seen, limits: &[Limit], charges: &Charges) -> bool {
     let now = engine.clock.wall();
     let debits = debits(limits, charges);
     debits.iter().all(|t| plan::fits(seen.item(), now, t))
 }
 
 /// Debits `charges` if the bucket holds all of them.
-pub(crate) async fn debit(
+async fn debit(
     engine: &Engine,
     bucket: &BucketRef,
     limits: &[Limit],

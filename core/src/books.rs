@@ -1,0 +1,133 @@
+//! The books of a bucket that is in use: what it held, owed and wanted, and the write under way.
+//! Plain state; what is done with it is in [`crate::renewal`].
+
+use smallvec::SmallVec;
+
+use crate::MonotonicTime;
+use crate::block::Schedule;
+use crate::bucket::Slot;
+use crate::item::BucketItem;
+use crate::plan::{Entry, Seen};
+use crate::sizing::{Demand, Grant};
+
+/// What only the reconciler and the slow path need to know of a bucket.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub(crate) accounts: SmallVec<[Account; 2]>,
+    pub(crate) seen: Seen,
+    pub(crate) seen_at: MonotonicTime,
+    /// The table could not be reached; until then it is not asked again.
+    pub(crate) unavailable_until: MonotonicTime,
+    pub(crate) failures: u32,
+    pub(crate) observed_at: MonotonicTime,
+    pub(crate) used_at: MonotonicTime,
+    pub(crate) renew_at: MonotonicTime,
+    pub(crate) tries: u32,
+    pub(crate) flight: Option<Flight>,
+}
+
+/// The books of one limit.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) schedule: Schedule,
+    /// Consumed beyond what was held: to be debited whatever the level.
+    pub(crate) debt: u64,
+    /// Consumption taken back: to be credited.
+    pub(crate) credit: u64,
+    /// Held under terms that no longer apply: to be credited.
+    pub(crate) recalled: u64,
+    pub(crate) wanted: u64,
+    pub(crate) wanted_least: u64,
+    pub(crate) demand: Demand,
+    pub(crate) observed_spent: u64,
+    /// Spent and reported, but not observed as demand yet.
+    pub(crate) unobserved: u64,
+    pub(crate) entered: Option<Entry>,
+}
+
+/// A write under way.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) planned_at: MonotonicTime,
+    pub(crate) only_converts: bool,
+    pub(crate) slots: SmallVec<[InFlight; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InFlight {
+    pub(crate) kept: u64,
+    pub(crate) surplus: u64,
+    pub(crate) grant: Grant,
+    pub(crate) spent: u64,
+    pub(crate) owed: u64,
+    pub(crate) credited: u64,
+    pub(crate) recalled: u64,
+    pub(crate) wanted: u64,
+    pub(crate) wanted_least: u64,
+    pub(crate) entry: Option<Entry>,
+}
+
+impl Account {
+    pub(crate) fn want(&mut self, tokens: u64) {
+        let least = if self.wanted == 0 {
+            u64::MAX
+        } else {
+            self.wanted_least
+        };
+        self.wanted_least = least.min(tokens);
+        self.wanted += tokens;
+        self.demand.learn_request(tokens);
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn is_surging(&self) -> bool {
+        let known = self.entered.map_or(0, Entry::demand_milli);
+        self.demand.milli() > known.saturating_mul(2)
+    }
+
+    /// What was spent has been reported to the table. As demand it is yet to be observed.
+    pub(crate) fn report(&mut self, slot: &mut Slot, spent: u64) {
+        self.unobserved += slot.spent.saturating_sub(self.observed_spent);
+        slot.spent -= spent.min(slot.spent);
+        self.observed_spent = slot.spent;
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.debt == 0 && self.credit == 0 && self.recalled == 0
+    }
+}
+
+impl Books {
+    pub(crate) fn new(slots: usize) -> Self {
+        let mut accounts = SmallVec::new();
+        accounts.resize_with(slots, Account::default);
+        Self {
+            accounts,
+            seen: Seen::Never,
+            seen_at: MonotonicTime::ZERO,
+            unavailable_until: MonotonicTime::ZERO,
+            failures: 0,
+            observed_at: MonotonicTime::ZERO,
+            used_at: MonotonicTime::ZERO,
+            renew_at: MonotonicTime::ZERO,
+            tries: 0,
+            flight: None,
+        }
+    }
+
+    pub(crate) fn account(&mut self, slot: usize) -> &mut Account {
+        if slot >= self.accounts.len() {
+            self.accounts.resize_with(slot + 1, Account::default);
+        }
+        &mut self.accounts[slot]
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>) {
+        self.seen = item.into();
+        self.seen_at = now;
+    }
+}

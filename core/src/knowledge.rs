@@ -1,0 +1,97 @@
+//! What a process knows of a bucket without asking the table.
+
+use std::time::Duration;
+
+use crate::bucket::{Active, Bucket};
+use crate::plan::{self, Seen};
+use crate::renewal::Now;
+use crate::{Clock, Limit};
+
+/// What is known about a limit of a bucket without asking the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knowledge {
+    /// Surely spendable here and now.
+    pub in_hand: u64,
+    /// The best estimate for the whole bucket, what is in hand included; negative: debt.
+    pub estimate: i64,
+    /// How old the estimate is; none if the table has never been seen.
+    pub age: Option<Duration>,
+    /// Whether a request for more than is in hand would be refused without asking the table.
+    pub denied: bool,
+    /// How long until `requested` tokens may be had here.
+    pub retry_after: Duration,
+}
+
+impl Knowledge {
+    /// Of a bucket that is not in use: for all that is known, it is full.
+    #[must_use]
+    pub fn nothing(limit: &Limit) -> Self {
+        Self {
+            in_hand: 0,
+            estimate: i64::try_from(limit.burst_tokens()).unwrap_or(i64::MAX),
+            age: None,
+            denied: false,
+            retry_after: Duration::ZERO,
+        }
+    }
+}
+
+impl Bucket {
+    /// What is known about each limit without asking the table, and how long `requested` tokens
+    /// of it will take.
+    #[must_use]
+    pub fn knowledge(&self, clock: &Clock, requested: &[(&str, u64)]) -> Vec<(Limit, Knowledge)> {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        let limits = state.limits.clone();
+        let mut active = state.active.as_deref_mut();
+        if let Some(active) = &mut active {
+            active.release(now.monotonic);
+        }
+        let of = |(slot, limit): (usize, &Limit)| {
+            let wanted = requested.iter().find(|(name, _)| *name == limit.name());
+            let wanted = wanted.map_or(0, |&(_, tokens)| tokens);
+            let knowledge = match &active {
+                Some(active) => active.knowledge(now, slot, limit, wanted),
+                None => Knowledge::nothing(limit),
+            };
+            (limit.clone(), knowledge)
+        };
+        limits.iter().enumerate().map(of).collect()
+    }
+}
+
+impl Active {
+    #[allow(clippy::cast_possible_truncation)]
+    fn knowledge(&self, now: Now, slot: usize, limit: &Limit, requested: u64) -> Knowledge {
+        let terms = limit.terms();
+        let live = now.monotonic < self.expires_at;
+        let in_hand = if live { self.slots[slot].stock } else { 0 };
+        let books = &self.books;
+        let account = &books.accounts[slot];
+        let (pending, debt) = (account.schedule.pending(), account.debt);
+        let level = plan::level(books.seen.item(), now.wall, limit);
+        let estimate = (terms.to_tokens(level) + signed(in_hand + pending) - signed(debt))
+            .min(signed(limit.burst_tokens()));
+        let missing = requested.saturating_sub(in_hand);
+        let scheduled = account.schedule.time_until(now.monotonic, missing);
+        let refilled = terms.time_until(level, requested.saturating_sub(in_hand + pending) + debt);
+        let retry_after = if in_hand >= requested && debt == 0 {
+            Duration::ZERO
+        } else {
+            let denied = self.slots[slot].denied_until.since(now.monotonic);
+            scheduled.unwrap_or(refilled.max(denied.min(Duration::from_millis(1))))
+        };
+        Knowledge {
+            in_hand,
+            estimate,
+            age: (books.seen != Seen::Never).then(|| now.monotonic.since(books.seen_at)),
+            denied: now.monotonic < self.slots[slot].denied_until,
+            retry_after,
+        }
+    }
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
