@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod cascade;
 mod conformance;
 mod dynamodb;
 mod leased;

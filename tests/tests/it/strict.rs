@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use zae_limiter::store::{DynamoDbStore, FaultyStore};
-use zae_limiter::{ErrorKind, Limit, Mode, NewEntity, RateLimiter, Settings};
+use zae_limiter::{ErrorKind, Limit, Mode, RateLimiter, Settings};
 use zae_limiter_tests::{consumed, fresh_table, level};
 
 async fn strict(store: FaultyStore<DynamoDbStore>) -> RateLimiter {
@@ -78,51 +78,6 @@ async fn a_steady_acquire_is_one_write_and_no_read_whatever_the_number_of_limits
         }
         assert_eq!((store.writes(), store.reads()), (4, 0), "{count} limits");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn cascade_admits_exactly_the_parents_burst_and_no_child_loses_a_token() {
-    let table = fresh_table("strict").await;
-    let limiter = strict(FaultyStore::new(table.store())).await;
-    let limits = [per_hour("jobs", 100)];
-    let create = |entity| limiter.create_entity(entity);
-    create(NewEntity::new("parent")).await.expect("new");
-    let children: Vec<String> = (0..50).map(|i| format!("child-{i}")).collect();
-    let new = children
-        .iter()
-        .map(|id| create(NewEntity::new(id).parent("parent")));
-    assert!(join_all(new).await.iter().all(Result::is_ok));
-
-    let acquire = |i: usize| {
-        let acquire = limiter.acquire(&children[i % 50], "api").limits(&limits);
-        acquire.consume("jobs", 1).cascade(true).into_future()
-    };
-    let answers = join_all((0..400).map(acquire)).await;
-    let admitted = |child: usize| answers.iter().skip(child).step_by(50).filter(|a| a.is_ok());
-    assert_eq!(
-        (0..50).map(|child| admitted(child).count()).sum::<usize>(),
-        100
-    );
-    assert_eq!(level(&table.store(), "parent", "api", &limits[0]).await, 0);
-    for (i, child) in children.iter().enumerate() {
-        let spent = i64::try_from(admitted(i).count()).expect("small");
-        assert_eq!(
-            level(&table.store(), child, "api", &limits[0]).await,
-            100 - spent,
-            "{child}"
-        );
-        assert_eq!(
-            consumed(&table.store(), child, "api", "jobs").await,
-            spent,
-            "{child}"
-        );
-    }
-    assert!(
-        answers
-            .iter()
-            .flat_map(|a| a.as_ref().err())
-            .all(|e| e.kind() == ErrorKind::RateLimitExceeded)
-    );
 }
 
 #[tokio::test]
