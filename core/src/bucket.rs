@@ -18,10 +18,8 @@ use crate::request::{Charges, Request, fingerprint};
 use crate::{BucketKey, Clock, Limit, MonotonicTime, Tick};
 
 /// A request that was paid from the block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paid {
-    /// What was taken, in the order of the request's limits.
-    pub charges: Charges,
     /// Which block paid.
     pub generation: u32,
     /// Whether the block runs low: tell the reconciler.
@@ -178,7 +176,6 @@ impl BucketRef {
     pub fn take(&self, clock: &Clock, request: &Request<'_>) -> Result<Paid, Shortage> {
         match self.hit(clock, request) {
             Some(hit) => Ok(Paid {
-                charges: hit.charges(),
                 generation: hit.generation,
                 hint: hit.hint,
             }),
@@ -266,7 +263,7 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let charges = state.check(now, request)?;
-        Ok(state.spend(&charges, request))
+        Ok(state.spend(&charges))
     }
 
     /// Takes the tokens of a valid `request` from both buckets, or from neither.
@@ -293,7 +290,7 @@ impl Bucket {
         }
         let now = clock.now();
         match (mine.check(now, request), theirs.check(now, request)) {
-            (Ok(a), Ok(b)) => Ok([mine.spend(&a, request), theirs.spend(&b, request)]),
+            (Ok(a), Ok(b)) => Ok([mine.spend(&a), theirs.spend(&b)]),
             (a, b) => Err([a.err(), b.err()]),
         }
     }
@@ -458,7 +455,7 @@ impl State {
         Err(active.shortage(now, &charges))
     }
 
-    fn spend(&mut self, charges: &Charges, request: &Request<'_>) -> Paid {
+    fn spend(&mut self, charges: &Charges) -> Paid {
         let mut low = false;
         let mut generation = self.generation;
         if let Some(active) = self.active.as_deref_mut() {
@@ -471,7 +468,6 @@ impl State {
             }
         }
         Paid {
-            charges: request.charges().unwrap_or_default(),
             generation,
             hint: low && self.ask_for_a_look(),
         }
