@@ -508,10 +508,10 @@ impl Active {
     }
 
     fn shortage(&mut self, now: MonotonicTime, charges: &Charges) -> Shortage {
-        let live = now < self.expires_at;
         let denied = charges.iter().any(|(slot, tokens)| {
             let slot = &self.slots[slot as usize];
-            now < slot.denied_until && (!live || slot.stock < tokens)
+            // An expired block that would do is given back and may be had again.
+            now < slot.denied_until && slot.stock < tokens
         });
         if denied {
             for (slot, tokens) in charges.iter() {

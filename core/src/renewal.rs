@@ -358,7 +358,12 @@ impl Active {
             let account = self.books.account(at);
             let cancelled = account.schedule.cancel(flight.surplus);
             account.wanted = 0;
-            self.slots[at].stock -= (flight.surplus - cancelled).min(self.slots[at].stock);
+            let slot = &mut self.slots[at];
+            slot.stock -= (flight.surplus - cancelled).min(slot.stock);
+            if flight.surplus > 0 {
+                // The table will have more than when it said no.
+                slot.denied_until = MonotonicTime::ZERO;
+            }
         }
         if !plan.only_converts {
             self.generation = self.generation.wrapping_add(1);
