@@ -32,4 +32,4 @@ pub use knowledge::Knowledge;
 pub use limit::{Limit, Terms};
 pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
 pub use request::{Charges, Request};
-pub use time::{Clock, ManualClock, MonotonicTime, Tick, WallTime};
+pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

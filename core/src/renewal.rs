@@ -118,7 +118,7 @@ impl Bucket {
             return Step::Idle;
         };
         let again = active.complete(now, settings, outcome);
-        active.expires_tick = clock.tick_at(active.expires_at);
+        active.expires_tick = clock.tick_before(active.expires_at);
         let step = if again {
             active.plan(now, settings, why)
         } else {

@@ -511,11 +511,13 @@ impl<'a> Future for AcquireFuture<'a> {
     type Output = Result<Lease<'a>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(acquire) = self.acquire.take() {
+        if let Some(acquire) = &self.acquire {
             if let Some(lease) = acquire.hit() {
+                self.acquire = None;
                 return Poll::Ready(Ok(lease));
             }
-            self.waiting = Some(Box::pin(acquire.wait()));
+            let acquire = self.acquire.take();
+            self.waiting = acquire.map(|a| Box::pin(a.wait()) as Pin<Box<dyn Waiting<'a>>>);
         }
         match &mut self.waiting {
             Some(waiting) => waiting.as_mut().poll(context),
