@@ -8,17 +8,20 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time;
 use zae_limiter_core::plan::Plan;
-use zae_limiter_core::renewal::{Outcome, RenewalSettings};
+use zae_limiter_core::renewal::RenewalSettings;
 use zae_limiter_core::{Bucket, MonotonicTime};
 
 use super::machine::{Action, Machine};
 use crate::engine::Engine;
-use crate::store::WriteOutcome;
+use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
 /// How long the process holds on to its blocks when a limiter is dropped without a shutdown.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a write takes until that has been measured.
 const LATENCY_GUESS: Duration = Duration::from_millis(10);
+
+/// How long the table may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,37 +69,53 @@ impl Drop for Driver {
     }
 }
 
-type Writes = JoinSet<(Arc<Bucket>, WriteOutcome)>;
+/// What the driver has asked of the table.
+enum Answer {
+    Write(Arc<Bucket>, WriteOutcome),
+    Probe(Result<(), StoreError>),
+}
+
+type Answers = JoinSet<Answer>;
 
 async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> Closed {
     let settings = RenewalSettings {
         renewal: engine.leased.renewal_interval(),
         lease_ttl: engine.leased.lease_ttl(),
         latency: LATENCY_GUESS,
+        jitter: 0.0,
     };
-    let mut machine = Machine::new(settings, engine.idle_ttl);
-    let mut writes = Writes::new();
+    let seed = fastrand::u64(..);
+    let mut machine = Machine::new(settings, engine.idle_ttl, engine.breaker.clone(), seed);
+    let mut answers = Answers::new();
     let mut deadline = None;
+    let mut answering = true;
     loop {
+        if answering == engine.breaker.is_open() {
+            answering = !answering;
+            engine.table_is(answering);
+        }
         while let Some(bucket) = engine.told() {
             let action = machine.look(&engine.clock, bucket);
-            act(&engine, &mut writes, action);
+            act(&engine, &mut answers, action);
         }
         while let Some(action) = machine.tick(&engine.clock) {
-            act(&engine, &mut writes, Some(action));
+            act(&engine, &mut answers, Some(action));
         }
-        if deadline.is_some() && writes.is_empty() {
+        if deadline.is_some() && machine.writing() == 0 {
             break;
         }
         tokio::select! {
-            Some(ended) = writes.join_next() => match ended {
-                Ok((bucket, outcome)) => {
-                    let outcome = judge(&engine, outcome);
+            Some(answer) = answers.join_next() => match answer {
+                Ok(Answer::Write(bucket, outcome)) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
-                    act(&engine, &mut writes, action);
+                    act(&engine, &mut answers, action);
                     engine.waiting_for(&bucket).notify_waiters();
                 }
-                Err(error) => tracing::error!(%error, "a write has panicked"),
+                Ok(Answer::Probe(result)) => {
+                    engine.counters.probes.add_one();
+                    machine.probed(&engine.clock, result);
+                }
+                Err(error) => tracing::error!(%error, "a request to the table has panicked"),
             },
             () = engine.bell.notified() => {}
             () = until(&engine, machine.next_due()) => {}
@@ -121,41 +140,32 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
     Closed { unreturned }
 }
 
-fn act(engine: &Arc<Engine>, writes: &mut Writes, action: Option<Action>) {
+fn act(engine: &Arc<Engine>, answers: &mut Answers, action: Option<Action>) {
+    let engine = engine.clone();
     match action {
         None => {}
         Some(Action::Forget(bucket)) => {
             engine.cache.forget(&bucket);
         }
         Some(Action::Write(bucket, Plan { write, .. })) => {
-            let store = engine.store.clone();
-            writes.spawn(async move {
-                let outcome = store.write_bucket(bucket.key(), &write).await;
-                (bucket, outcome)
+            answers.spawn(async move {
+                let outcome = engine.ask(bucket.key(), &write).await;
+                Answer::Write(bucket, outcome)
             });
+        }
+        Some(Action::Probe) => {
+            answers.spawn(async move { Answer::Probe(probe(&engine).await) });
         }
     }
 }
 
-fn judge(engine: &Engine, outcome: WriteOutcome) -> Outcome {
-    match outcome {
-        WriteOutcome::Applied(item) => {
-            engine.answered();
-            Outcome::Applied(item)
-        }
-        WriteOutcome::Refused(found) => {
-            engine.answered();
-            Outcome::Refused(found)
-        }
-        WriteOutcome::Failed(error) => {
-            engine.failed(error);
-            Outcome::Failed
-        }
-        WriteOutcome::Unknown(error) => {
-            engine.failed(error);
-            Outcome::Unknown
-        }
-    }
+/// Whether the table answers. Soon: while it is not known, nobody is served.
+async fn probe(engine: &Engine) -> Result<(), StoreError> {
+    let answer = time::timeout(PROBE_TIMEOUT, engine.store.check()).await;
+    answer.unwrap_or_else(|_| {
+        let message = format!("no answer from {} within {PROBE_TIMEOUT:?}", engine.name);
+        Err(StoreError::new(StoreErrorKind::Unreachable, message))
+    })
 }
 
 async fn until(engine: &Engine, due: Option<MonotonicTime>) {

@@ -140,7 +140,7 @@ async fn bad_input_is_named_and_touches_nothing() {
             .contains("parent_id")
     );
     assert_eq!((store.reads(), store.writes()), (0, 0));
-    assert_eq!(limiter.cached_buckets(), 0);
+    assert_eq!(limiter.metrics().cached_buckets, 0);
 
     let limits = limits();
     let mut lease = limiter
