@@ -10,6 +10,7 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time;
 use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
@@ -193,9 +194,14 @@ impl Engine {
         self.waiting.iter().for_each(Notify::notify_waiters);
     }
 
-    /// Makes one write, and counts it.
+    /// Makes one write, and counts it. A store that does not answer is given up.
     pub(crate) async fn ask(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
-        let outcome = self.store.write_bucket(key, write).await;
+        let timeout = self.acquire_timeout;
+        let answer = time::timeout(timeout, self.store.write_bucket(key, write)).await;
+        let outcome = answer.unwrap_or_else(|_| {
+            let message = format!("no answer from {} within {timeout:?}", self.name);
+            WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unreachable, message))
+        });
         self.counters.count_write(&outcome);
         if let WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) = &outcome {
             tracing::debug!(limiter = self.name, ?key, %error, kind = ?error.kind(), "a write has failed");

@@ -1,12 +1,14 @@
 //! Runs a [`Machine`] on tokio: makes its writes, keeps its time, wakes who waits. No policy.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 use tokio::time;
+use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::plan::Plan;
 use zae_limiter_core::renewal::RenewalSettings;
 use zae_limiter_core::{Bucket, MonotonicTime};
@@ -75,7 +77,49 @@ enum Answer {
     Probe(Result<(), StoreError>),
 }
 
-type Answers = JoinSet<Answer>;
+/// The requests under way, and what is to be said if one of them panics: a bucket would else wait
+/// for ever for the end of its write.
+#[derive(Default)]
+struct Requests {
+    tasks: JoinSet<Answer>,
+    writes: HashMap<task::Id, Arc<Bucket>>,
+}
+
+impl Requests {
+    fn probe(&mut self, engine: Arc<Engine>) {
+        let probe = async move { Answer::Probe(probe(&engine).await) };
+        self.tasks.spawn(probe);
+    }
+
+    fn write(&mut self, engine: Arc<Engine>, bucket: Arc<Bucket>, write: BucketWrite) {
+        let written = bucket.clone();
+        let write = async move {
+            let outcome = engine.ask(bucket.key(), &write).await;
+            Answer::Write(bucket, outcome)
+        };
+        let id = self.tasks.spawn(write).id();
+        self.writes.insert(id, written);
+    }
+
+    /// The next answer; none if nothing was asked.
+    async fn answer(&mut self) -> Option<Answer> {
+        match self.tasks.join_next_with_id().await? {
+            Ok((id, answer)) => {
+                self.writes.remove(&id);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a request to the table has panicked");
+                let id = error.id();
+                let error = StoreError::new(StoreErrorKind::Invalid, error.to_string());
+                Some(match self.writes.remove(&id) {
+                    Some(bucket) => Answer::Write(bucket, WriteOutcome::Unknown(error)),
+                    None => Answer::Probe(Err(error)),
+                })
+            }
+        }
+    }
+}
 
 async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> Closed {
     let settings = RenewalSettings {
@@ -86,7 +130,7 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
     };
     let seed = fastrand::u64(..);
     let mut machine = Machine::new(settings, engine.idle_ttl, engine.breaker.clone(), seed);
-    let mut answers = Answers::new();
+    let mut requests = Requests::default();
     let mut deadline = None;
     let mut answering = true;
     loop {
@@ -96,26 +140,25 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
         }
         while let Some(bucket) = engine.told() {
             let action = machine.look(&engine.clock, bucket);
-            act(&engine, &mut answers, action);
+            act(&engine, &mut requests, action);
         }
         while let Some(action) = machine.tick(&engine.clock) {
-            act(&engine, &mut answers, Some(action));
+            act(&engine, &mut requests, Some(action));
         }
         if deadline.is_some() && machine.writing() == 0 {
             break;
         }
         tokio::select! {
-            Some(answer) = answers.join_next() => match answer {
-                Ok(Answer::Write(bucket, outcome)) => {
+            Some(answer) = requests.answer() => match answer {
+                Answer::Write(bucket, outcome) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
-                    act(&engine, &mut answers, action);
+                    act(&engine, &mut requests, action);
                     engine.waiting_for(&bucket).notify_waiters();
                 }
-                Ok(Answer::Probe(result)) => {
+                Answer::Probe(result) => {
                     engine.counters.probes.add_one();
                     machine.probed(&engine.clock, result);
                 }
-                Err(error) => tracing::error!(%error, "a request to the table has panicked"),
             },
             () = engine.bell.notified() => {}
             () = until(&engine, machine.next_due()) => {}
@@ -140,22 +183,16 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
     Closed { unreturned }
 }
 
-fn act(engine: &Arc<Engine>, answers: &mut Answers, action: Option<Action>) {
-    let engine = engine.clone();
+fn act(engine: &Arc<Engine>, requests: &mut Requests, action: Option<Action>) {
     match action {
         None => {}
         Some(Action::Forget(bucket)) => {
             engine.cache.forget(&bucket);
         }
         Some(Action::Write(bucket, Plan { write, .. })) => {
-            answers.spawn(async move {
-                let outcome = engine.ask(bucket.key(), &write).await;
-                Answer::Write(bucket, outcome)
-            });
+            requests.write(engine.clone(), bucket, write);
         }
-        Some(Action::Probe) => {
-            answers.spawn(async move { Answer::Probe(probe(&engine).await) });
-        }
+        Some(Action::Probe) => requests.probe(engine.clone()),
     }
 }
 
