@@ -368,6 +368,18 @@ impl Bucket {
         state.ask_for_a_look()
     }
 
+    /// Registers what a caller asked for in vain who does not wait: that is demand as well, and
+    /// the next block is to have it.
+    pub fn missed(&self, request: &Request<'_>) {
+        let mut state = self.lock();
+        if let Some(charges) = state.resolve(request) {
+            let active = state.active();
+            for (slot, tokens) in charges.iter() {
+                active.slots[slot as usize].refused += tokens;
+            }
+        }
+    }
+
     /// The item as it was last seen in the table.
     #[must_use]
     pub fn seen(&self) -> Seen {

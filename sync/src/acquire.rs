@@ -231,6 +231,7 @@ impl<'a> Acquire<'a> {
                 return Answer::Unavailable(at);
             }
             if self.engine.breaker.is_open() {
+                buckets.iter().for_each(|bucket| bucket.missed(&request));
                 return Answer::Unavailable(0);
             }
             return Answer::Ask(is(Shortage::Miss));
