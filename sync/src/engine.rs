@@ -11,7 +11,7 @@ use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time;
-use zae_limiter_core::item::BucketWrite;
+use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
 use crate::breaker::{self, Breaker};
@@ -220,6 +220,26 @@ impl Engine {
             WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => self.failed(sent, error),
         }
         outcome
+    }
+
+    /// Reads one bucket.
+    pub(crate) async fn read(&self, bucket: &BucketRef) -> Result<Option<BucketItem>, Error> {
+        if self.breaker.is_open() {
+            return Err(self.unavailable(bucket, self.breaker.failure()));
+        }
+        let sent = self.clock.now();
+        let read = self.store.read_bucket(bucket.key());
+        match time::timeout(self.acquire_timeout, read).await {
+            Ok(Ok(found)) => {
+                self.breaker.answered(self.clock.now());
+                Ok(found)
+            }
+            Ok(Err(error)) => {
+                self.failed(sent, &error);
+                Err(self.unavailable(bucket, Some(Arc::new(error))))
+            }
+            Err(_) => Err(self.unavailable(bucket, self.breaker.failure())),
+        }
     }
 
     fn failed(&self, sent: MonotonicTime, error: &StoreError) {

@@ -50,10 +50,7 @@ async fn limiter(
 
 /// Times each of `attempts` for `duration`: 50 times one, 50 times the next, and then a pause that
 /// leaves the processor alone, as a service with other work would.
-fn measure<const N: usize>(
-    duration: Duration,
-    attempts: [&mut dyn FnMut(); N],
-) -> [Latency; N] {
+fn measure<const N: usize>(duration: Duration, attempts: [&mut dyn FnMut(); N]) -> [Latency; N] {
     let histogram = || Histogram::<u64>::new(3).unwrap_or_else(|_| unreachable!("3 is valid"));
     let mut histograms = [(); N].map(|()| histogram());
     let begun = Instant::now();
@@ -82,7 +79,11 @@ async fn well_stocked(span: Duration) -> Result<(Faulty, RateLimiter, BucketHand
     };
     let (store, limiter) = limiter(options, span * 2).await?;
     let limits = [Limit::per_second("rps", 1_000_000_000)?];
-    let handle = limiter.acquire("user", "api").limits(&limits).handle().await?;
+    let handle = limiter
+        .acquire("user", "api")
+        .limits(&limits)
+        .handle()
+        .await?;
     // More is asked for now than later, so that what is in hand lasts.
     for _ in 0..5 {
         handle.acquire(&[("rps", 50_000_000)]).await.map(drop)?;
