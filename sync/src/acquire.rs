@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time;
@@ -18,6 +19,9 @@ use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, NotWritten, Payment};
 use crate::{BucketHandle, Error, FailureMode, Limit};
+
+/// Estimates of when tokens come in are not trusted below this: nobody spins.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 
 /// An acquire that is being put together. `.await` it, or call
 /// [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
@@ -47,8 +51,9 @@ pub struct Acquire<'a> {
     pub(crate) limits: &'a [Limit],
     pub(crate) consume: SmallVec<[(&'a str, u64); 2]>,
     cascade: bool,
-    strict: bool,
+    pub(crate) strict: bool,
     failure_mode: FailureMode,
+    patience: Duration,
 }
 
 impl<'a> Acquire<'a> {
@@ -63,6 +68,7 @@ impl<'a> Acquire<'a> {
             cascade: false,
             strict: engine.strict,
             failure_mode: engine.failure_mode,
+            patience: Duration::ZERO,
         }
     }
 
@@ -101,6 +107,30 @@ impl<'a> Acquire<'a> {
         self
     }
 
+    /// How long to wait for tokens, if the limits do not allow it at once. Whoever waits for a
+    /// bucket in this process is served in the order in which they came; a caller that does not
+    /// wait is not held back by them. If the tokens cannot be had in time, as far as that is
+    /// known, the answer comes at once. Dropping the future leaves the line and consumes nothing.
+    /// Default: zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zae_limiter::{Limit, RateLimiter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_second("rps", 10)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rps", 10);
+    /// acquire().await.map(drop)?;
+    /// assert!(acquire().await.is_err());
+    /// acquire().wait_up_to(Duration::from_secs(3)).await.map(drop)?; // a second later
+    /// # Ok(()) }
+    /// ```
+    pub fn wait_up_to(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     #[inline(always)]
     pub(crate) fn request(&self) -> Request<'_> {
         Request::new(self.limits, &self.consume)
@@ -132,7 +162,7 @@ impl<'a> Acquire<'a> {
 
     #[inline(always)]
     fn hit(&self) -> Option<Lease<'a>> {
-        if self.cascade || self.strict {
+        if self.cascade || self.strict || !self.patience.is_zero() {
             return None;
         }
         let engine = self.engine;
@@ -311,7 +341,8 @@ impl<'a> Acquire<'a> {
 
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
-        let in_time = time::timeout(self.engine.acquire_timeout, self.pay()).await;
+        let within = self.engine.acquire_timeout + self.patience;
+        let in_time = time::timeout(within, self.pay()).await;
         in_time.unwrap_or_else(|_| {
             let parent = self.engine.known_parent(self.entity_id).flatten();
             let buckets = self.buckets(parent.as_deref().filter(|_| self.cascade))?;
@@ -332,10 +363,44 @@ impl<'a> Acquire<'a> {
             None
         };
         let buckets = self.buckets(parent.as_deref())?;
-        if self.strict {
-            self.pay_strictly(&buckets).await
+        if self.patience.is_zero() {
+            self.pay_once(&buckets).await
         } else {
-            self.pay_from_blocks(&buckets).await
+            self.pay_in_line(&buckets).await
+        }
+    }
+
+    async fn pay_once(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
+        if self.strict {
+            self.pay_strictly(buckets).await
+        } else {
+            self.pay_from_blocks(buckets).await
+        }
+    }
+
+    /// Waits for its turn, and then for the tokens.
+    async fn pay_in_line(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
+        let deadline = time::Instant::now() + self.patience;
+        let lines = &self.engine.lines;
+        // The child's line before the parent's, like everybody.
+        let mut places: SmallVec<[_; 2]> = SmallVec::new();
+        for bucket in buckets {
+            let mut place = lines.join(bucket.key());
+            if time::timeout_at(deadline, place.turn()).await.is_err() {
+                return Err(status::of_waiting(self, buckets).into());
+            }
+            places.push(place);
+        }
+        loop {
+            let exceeded = match self.pay_once(buckets).await {
+                Err(Error::RateLimitExceeded(exceeded)) => exceeded,
+                answer => return answer,
+            };
+            let pause = exceeded.retry_after().max(PAUSE_MIN);
+            if time::Instant::now() + pause > deadline {
+                return Err(exceeded.into());
+            }
+            time::sleep(pause).await;
         }
     }
 

@@ -15,6 +15,7 @@ use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
 use crate::breaker::{self, Breaker};
+use crate::line::Lines;
 use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
 use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
@@ -50,6 +51,8 @@ pub(crate) struct Engine {
     waiting: Box<[Notify]>,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) counters: Counters,
+    /// Callers who wait for tokens.
+    pub(crate) lines: Lines,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
 }
@@ -85,6 +88,7 @@ impl Engine {
             waiting: (0..256).map(|_| Notify::new()).collect(),
             breaker: Arc::new(Breaker::new(fastrand::u64(..))),
             counters: Counters::default(),
+            lines: Lines::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
         }

@@ -55,6 +55,7 @@ mod error;
 mod handle;
 mod lease;
 mod limiter;
+mod line;
 mod metrics;
 pub mod reconciler;
 #[doc = include_str!("../SEMANTICS.md")]

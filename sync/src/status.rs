@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{BucketRef, Share, plan};
+use zae_limiter_core::{BucketRef, Knowledge, Share, plan};
 
 use crate::Acquire;
 use crate::error::{LimitStatus, RateLimitExceeded};
@@ -19,7 +19,7 @@ pub(crate) fn of_blocks(
         let knowledge = bucket.knowledge(&acquire.engine.clock, &acquire.consume);
         for limit in acquire.limits {
             let known = knowledge.iter().find(|(l, _)| l.name() == limit.name());
-            let Some((_, known)) = known else { continue };
+            let known = known.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
             let named = acquire.consume.iter().find(|(n, _)| *n == limit.name());
             let requested = named.map_or(0, |(_, tokens)| *tokens);
             let short = known.in_hand < requested;
@@ -86,6 +86,15 @@ pub(crate) fn of_table(
         status.exceeded = true;
     }
     RateLimitExceeded::new(statuses)
+}
+
+/// As far as is known, for a caller whose turn has not come.
+pub(crate) fn of_waiting(acquire: &Acquire<'_>, buckets: &[BucketRef]) -> RateLimitExceeded {
+    if acquire.strict {
+        of_table(acquire, buckets, buckets.len(), None)
+    } else {
+        of_blocks(acquire, buckets, [false; 2])
+    }
 }
 
 /// As this process's share of the limits stands; none if it can never be enough.
