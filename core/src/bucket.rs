@@ -281,19 +281,20 @@ impl Bucket {
         Ok(state.spend(&charges))
     }
 
-    /// Takes the tokens of a valid `request` from both buckets, or from neither.
+    /// Takes the tokens of two valid requests from two buckets, or from neither.
     ///
     /// # Errors
     /// The [`Shortage`] of each that cannot pay; then nothing is taken from either.
     pub fn take_both(
         &self,
-        other: &Self,
-        clock: &Clock,
         request: &Request<'_>,
+        other: &Self,
+        others_request: &Request<'_>,
+        clock: &Clock,
     ) -> Result<[Paid; 2], [Option<Shortage>; 2]> {
         let (mut mine, mut theirs) = self.lock_both(other);
         let now = clock.now();
-        match (mine.check(now, request), theirs.check(now, request)) {
+        match (mine.check(now, request), theirs.check(now, others_request)) {
             (Ok(a), Ok(b)) => Ok([mine.spend(&a), theirs.spend(&b)]),
             (a, b) => Err([a.err(), b.err()]),
         }

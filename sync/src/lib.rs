@@ -48,6 +48,7 @@
 //! that, and at most for one `lease_ttl`. What each fault does and costs is in [`semantics`].
 
 mod acquire;
+mod admission;
 pub mod breaker;
 mod engine;
 mod entity;
@@ -64,6 +65,7 @@ pub mod settings;
 mod status;
 pub mod store;
 pub mod strict;
+mod target;
 
 pub use acquire::{Acquire, AcquireFuture};
 pub use entity::Entity;

@@ -13,7 +13,7 @@ use zae_limiter_core::{BucketRef, Charges, Limit};
 
 use crate::engine::Engine;
 
-pub use payment::{BucketPayment, Change, Next, NextOfPayment, NotWritten, Payment};
+pub use payment::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 
 /// Debits all buckets of `payment` or none, even if the caller loses interest; then what was
 /// taken is given back.
