@@ -4,6 +4,10 @@
 //! LocalStack and sets everything.
 
 pub mod fleet;
+pub mod journal;
+pub mod proxy;
+pub mod rounds;
+pub mod worker;
 
 use std::thread;
 use std::time::Duration;
