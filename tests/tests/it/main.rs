@@ -5,6 +5,7 @@
 mod cascade;
 mod conformance;
 mod dynamodb;
+mod leaks;
 mod leased;
 mod processes;
 mod refusals;

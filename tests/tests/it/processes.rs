@@ -4,6 +4,7 @@ use std::path::Path;
 
 use zae_limiter_tests::fresh_table;
 use zae_limiter_tests::rounds::{Rounds, Summary};
+use zae_limiter_tests::storm::Storm;
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_worker"))
@@ -21,4 +22,21 @@ async fn a_killed_process_loses_no_more_than_it_held() {
     let wrong: Vec<_> = rounds.iter().filter(|round| !round.is_right()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(summary.rounds, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bound_holds_in_any_weather_and_the_crew_recovers() {
+    let table = fresh_table("processes").await;
+    let outcome = Storm::default().play(&table, program()).await;
+    println!("{outcome:?}");
+    assert!(outcome.bound_holds, "{outcome:?}");
+    // It was a storm.
+    assert!(outcome.swallowed >= 5 && outcome.reset >= 5, "{outcome:?}");
+    assert!(outcome.unavailable > 0, "{outcome:?}");
+    let least = outcome.shares.iter().copied().fold(1.0, f64::min);
+    assert!(least < 0.5, "{outcome:?}");
+    let recovered = outcome.recovered_after_ms;
+    assert!(recovered.is_some_and(|ms| ms <= 10_000), "{outcome:?}");
+    assert!(outcome.forgone_ms <= 2_000, "{outcome:?}");
+    assert_eq!(outcome.unreturned, 0, "{outcome:?}");
 }
