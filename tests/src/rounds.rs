@@ -16,13 +16,15 @@ use zae_limiter_core::{BucketKey, Clock, plan};
 
 use crate::fleet::WindowBound;
 use crate::journal::{self, Record};
-use crate::worker::{Order, crew};
+use crate::worker::{Order, Worker, crew};
 use crate::{FreshTable, endpoint};
 
 /// As long as a round takes and much longer, so that at its end the table still counts what
 /// anybody was granted.
 const LEASE_TTL: Duration = Duration::from_secs(30);
 const RENEWAL: Duration = Duration::from_millis(500);
+/// How long the workers may take to take most of a bucket.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the rounds are like. Plain data.
 #[derive(Clone, Debug)]
@@ -158,13 +160,30 @@ impl Rounds {
         let order = self.order(table, round);
         let mut workers = crew(program, &order, self.workers, journals.path()).await;
 
-        let killed_after = Duration::from_millis(chance.u64(100..1_600));
-        let killed_at = chance.usize(..workers.len());
-        time::sleep(killed_after).await;
-        let mut killed = workers.swap_remove(killed_at);
+        let begun = time::Instant::now();
+        let mut killed = workers.swap_remove(chance.usize(..workers.len()));
+        // At any moment between its first admission and the last of its share, as long as there
+        // is something left to be held.
+        let share = self.burst / u64::try_from(self.workers).expect("a small number");
+        let enough = chance.u64(1..share);
+        let by_all = || admitted(&killed) + workers.iter().map(admitted).sum::<u64>();
+        while admitted(&killed) < enough && by_all() < self.burst / 4 * 3 {
+            assert!(begun.elapsed() < PATIENCE, "round {round}: nothing happens");
+            time::sleep(Duration::from_millis(5)).await;
+        }
         killed.kill().await.expect("it should be running");
-        // In some rounds the others go on until nothing is left.
-        time::sleep(Duration::from_millis(chance.u64(..2_500))).await;
+        let killed_after = begun.elapsed();
+        // In every second round the others go on until nothing is left.
+        if round % 2 == 0 {
+            time::sleep(Duration::from_millis(chance.u64(..300))).await;
+        } else {
+            let all = || workers.iter().map(admitted).sum::<u64>();
+            let mut before = None;
+            while before != Some(all()) {
+                before = Some(all());
+                time::sleep(Duration::from_secs(1)).await;
+            }
+        }
         let ended = workers.iter_mut().map(|worker| worker.terminate());
         for status in futures::future::join_all(ended).await {
             let status = status.expect("it should end when it is told to");
@@ -232,6 +251,10 @@ impl Rounds {
             bound_used: bound.used(),
         }
     }
+}
+
+fn admitted(worker: &Worker) -> u64 {
+    journal::tokens(&worker.record().expect("a journal").admissions)
 }
 
 /// The level of the bucket, and what is entered as held: both as of one moment.

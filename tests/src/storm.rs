@@ -18,6 +18,8 @@ use crate::{FreshTable, endpoint};
 /// What is taken for a recovery: this share of the refill is admitted, of any span of this length.
 const RECOVERED_SHARE: f64 = 0.97;
 const RECOVERED_SPAN: Duration = Duration::from_secs(4);
+/// The last seconds: long enough for reservations to even out.
+const AT_LAST: Duration = Duration::from_secs(8);
 /// How finely the beginning of the recovery is looked for.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -171,7 +173,7 @@ impl Storm {
                 .collect(),
             recovered_after_ms: self.recovered_after(&admissions, healed, ended),
             forgone_ms: self.forgone(&admissions, healed, ended),
-            share_at_last: self.share(&admissions, ended.before(RECOVERED_SPAN), ended),
+            share_at_last: self.share(&admissions, ended.before(AT_LAST), ended),
             unreturned: endings().map(|ending| ending.unreturned).sum(),
         }
     }
