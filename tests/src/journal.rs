@@ -121,6 +121,15 @@ impl Record {
     }
 }
 
+/// How many lines the journal at `path` has: much cheaper than reading what they say.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn lines(path: &Path) -> io::Result<u64> {
+    let ends = std::fs::read(path)?.into_iter().filter(|&b| b == b'\n');
+    Ok(ends.map(|_| 1).sum())
+}
+
 /// The admissions of all of them, in the order of their times.
 #[must_use]
 pub fn merged(records: &[Record]) -> Vec<Admission> {
@@ -151,6 +160,7 @@ mod tests {
         assert_eq!(tokens(&running.admissions), 3);
         assert_eq!(tokens(&running.degraded), 4);
         assert_eq!(running.ending, None);
+        assert_eq!(lines(&path).expect("a journal"), 2);
         journal.ended(5, 6, 7).expect("space");
         journal.file.write_all(b"1767225600 admit").expect("space");
         let ended = Record::read(&path).expect("a journal");

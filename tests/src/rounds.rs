@@ -22,7 +22,9 @@ use crate::{FreshTable, endpoint};
 /// As long as a round takes and much longer, so that at its end the table still counts what
 /// anybody was granted.
 const LEASE_TTL: Duration = Duration::from_secs(30);
-const RENEWAL: Duration = Duration::from_millis(500);
+const RENEWAL: Duration = Duration::from_secs(1);
+/// In every so many-th round the others go on until nothing is left.
+const DRAINED: u32 = 10;
 /// How long the workers may take to take most of a bucket.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,10 +49,10 @@ impl Default for Rounds {
     fn default() -> Self {
         Self {
             rounds: 20,
-            at_once: 4,
+            at_once: 3,
             workers: 4,
-            burst: 2_000,
-            per_second: 400,
+            burst: 2_500,
+            per_second: 300,
             seed: 1,
         }
     }
@@ -135,7 +137,8 @@ impl Summary {
 }
 
 impl Rounds {
-    /// Plays them, each on a bucket of its own in `table`; `program` is the `worker` of this
+    /// Plays them, each on a bucket of its own in `table`, and answers in the order in which they
+    /// end; `program` is the `worker` of this
     /// package.
     ///
     /// # Panics
@@ -146,7 +149,8 @@ impl Rounds {
         let journals = &journals;
         let play = |round| async move { self.round(table, program, journals, round).await };
         let rounds = stream::iter((0..self.rounds).map(play));
-        rounds.buffered(self.at_once).collect().await
+        // The long ones keep nobody waiting.
+        rounds.buffer_unordered(self.at_once).collect().await
     }
 
     async fn round(
@@ -167,15 +171,15 @@ impl Rounds {
         let share = self.burst / u64::try_from(self.workers).expect("a small number");
         let enough = chance.u64(1..share);
         let by_all = || admitted(&killed) + workers.iter().map(admitted).sum::<u64>();
-        while admitted(&killed) < enough && by_all() < self.burst / 4 * 3 {
+        while admitted(&killed) < enough && by_all() < self.burst / 2 {
             assert!(begun.elapsed() < PATIENCE, "round {round}: nothing happens");
-            time::sleep(Duration::from_millis(5)).await;
+            time::sleep(Duration::from_millis(10)).await;
         }
         killed.kill().await.expect("it should be running");
         let killed_after = begun.elapsed();
-        // In every second round the others go on until nothing is left.
-        if round % 2 == 0 {
-            time::sleep(Duration::from_millis(chance.u64(..300))).await;
+        // Until nothing is left takes long: what is scarce is handed out token by token.
+        if round % DRAINED != 0 {
+            time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
         } else {
             let all = || workers.iter().map(admitted).sum::<u64>();
             let mut before = None;
@@ -253,8 +257,9 @@ impl Rounds {
     }
 }
 
+/// A line per admission, of one token each.
 fn admitted(worker: &Worker) -> u64 {
-    journal::tokens(&worker.record().expect("a journal").admissions)
+    worker.lines().expect("a journal")
 }
 
 /// The level of the bucket, and what is entered as held: both as of one moment.

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time;
 use zae_limiter::{Limit, Settings};
 
-use crate::journal::Record;
+use crate::journal::{self, Record};
 
 /// What a worker prints when it is connected.
 pub const READY: &str = "ready";
@@ -104,6 +104,14 @@ impl Worker {
         kill_process(pid, Signal::TERM)?;
         let ended = time::timeout(PATIENCE, self.child.wait()).await;
         ended.map_err(|_| io::Error::other("the worker does not end"))?
+    }
+
+    /// How many lines it has written down so far.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn lines(&self) -> io::Result<u64> {
+        journal::lines(&self.journal)
     }
 
     /// What it has written down so far.
