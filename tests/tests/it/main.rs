@@ -5,8 +5,10 @@
 mod cascade;
 mod conformance;
 mod dynamodb;
+mod leaks;
 mod leased;
 mod outages;
+mod processes;
 mod refusals;
 mod strict;
 mod waiting;
