@@ -5,10 +5,8 @@
 mod cascade;
 mod conformance;
 mod dynamodb;
-mod leaks;
 mod leased;
 mod outages;
-mod processes;
 mod refusals;
 mod strict;
 mod waiting;
