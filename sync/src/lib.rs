@@ -49,6 +49,7 @@
 
 mod acquire;
 mod admission;
+mod audit;
 pub mod breaker;
 mod engine;
 mod entity;
@@ -58,23 +59,30 @@ mod lease;
 mod limiter;
 mod line;
 mod metrics;
+mod page;
 pub mod reconciler;
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
 mod status;
 pub mod store;
+mod stored_limits;
 pub mod strict;
 mod target;
+mod version;
 
 pub use acquire::{Acquire, AcquireFuture};
-pub use entity::Entity;
+pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
+pub use entity::{Entity, EntityChange};
 pub use error::{Error, ErrorKind, LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
 pub use limiter::{Available, NewEntity, RateLimiter, RateLimiterBuilder, table_name};
 pub use metrics::Metrics;
+pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
+pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
+pub use version::VersionRecord;
 pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError};
 
 /// The examples of the README, as tests.

@@ -12,8 +12,8 @@ use crate::entity::Entity;
 use crate::metrics::Metrics;
 use crate::reconciler::{Closed, Driver};
 use crate::settings::{FailureMode, Mode, Settings};
-use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
-use crate::{Error, Limit};
+use crate::store::{ConnectOptions, DynamoDbStore, EntityWrite, MemoryStore, Store};
+use crate::{AuditAction, AuditEvent, Error, Limit};
 
 /// What all tables of limiters begin with.
 const PREFIX: &str = "ZAEL-";
@@ -54,7 +54,8 @@ impl RateLimiter {
     /// limits of its own.
     ///
     /// # Errors
-    /// [`Error::Validation`], [`Error::EntityExists`], and those of the table.
+    /// [`Error::Validation`], [`Error::EntityExists`], [`Error::EntityNotFound`] if there is no
+    /// such parent, and those of the table.
     pub async fn create_entity(&self, entity: NewEntity) -> Result<Entity, Error> {
         validate_identifier("entity_id", &entity.id)?;
         if let Some(parent_id) = &entity.parent_id {
@@ -71,12 +72,18 @@ impl RateLimiter {
             parent_id: entity.parent_id,
             metadata: entity.metadata,
             created_at: crate::entity::timestamp(created),
+            cascade: false,
         };
-        if !self.engine.store.create_entity(&entity).await? {
-            return Err(Error::EntityExists(entity.id));
-        }
+        let event = AuditEvent::new(AuditAction::EntityCreated, &entity.id, created);
+        let written = self.engine.store.create_entity(&entity, &event).await?;
         self.engine.forget_parent(&entity.id).await;
-        Ok(entity)
+        match (written, &entity.parent_id) {
+            (EntityWrite::Done, _) => Ok(entity),
+            (EntityWrite::ParentMissing, Some(parent)) => {
+                Err(Error::EntityNotFound(parent.clone()))
+            }
+            _ => Err(Error::EntityExists(entity.id)),
+        }
     }
 
     /// The entity, if there is one of that id.

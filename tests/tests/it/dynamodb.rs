@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use zae_limiter::Entity;
-use zae_limiter::store::{ConnectOptions, DynamoDbStore, Store, StoreErrorKind, WriteOutcome};
+use zae_limiter::store::{
+    ConnectOptions, DynamoDbStore, EntityWrite, Store, StoreErrorKind, WriteOutcome,
+};
+use zae_limiter::{AuditAction, AuditEvent, Clock, Entity};
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::Terms;
 use zae_limiter_core::item::{BucketWrite, LimitAction, LimitItem, LimitWrite};
@@ -51,7 +53,12 @@ fn entity() -> Entity {
         parent_id: Some("project-1".into()),
         metadata: Default::default(),
         created_at: "2026-01-01T00:00:00Z".into(),
+        cascade: false,
     }
+}
+
+fn event() -> AuditEvent {
+    AuditEvent::new(AuditAction::EntityCreated, "user-1", Clock::system().wall())
 }
 
 fn s(text: &str) -> AttributeValue {
@@ -77,7 +84,8 @@ async fn the_items_have_the_layout_of_the_schema() {
     let table = fresh_table("layout").await;
     let store = table.store();
     store.write_bucket(&key(), &creation()).await;
-    assert!(store.create_entity(&entity()).await.unwrap());
+    let created = store.create_entity(&entity(), &event()).await;
+    assert_eq!(created.unwrap(), EntityWrite::Done);
 
     let client = client_for(&endpoint());
     let bucket = raw_item(&client, table.name(), "#BUCKET#api").await;
@@ -203,7 +211,7 @@ async fn a_missing_table_is_missing_whatever_is_asked() {
     assert!(error.to_string().contains(REGION), "{error}");
     let error = store.read_bucket(&key()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::TableMissing);
-    let error = store.create_entity(&entity()).await.unwrap_err();
+    let error = store.create_entity(&entity(), &event()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::TableMissing);
     let WriteOutcome::Failed(error) = store.write_bucket(&key(), &creation()).await else {
         panic!("nothing can have been written");
@@ -281,7 +289,7 @@ async fn a_write_is_sent_once_and_a_read_again() {
     };
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
-    let error = store.create_entity(&entity()).await.unwrap_err();
+    let error = store.create_entity(&entity(), &event()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
     assert!(
         error.to_string().contains("it may have been done"),

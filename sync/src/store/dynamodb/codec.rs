@@ -155,7 +155,7 @@ pub(super) fn encode_entity(entity: &Entity) -> Attributes {
     let metadata = entity.metadata.iter();
     let metadata = metadata.map(|(k, v)| (k.clone(), text(v))).collect();
     let parent = entity.parent_id.as_ref();
-    let data = HashMap::from([
+    let mut data = HashMap::from([
         ("name".to_owned(), text(&entity.name)),
         (
             "parent_id".to_owned(),
@@ -164,6 +164,9 @@ pub(super) fn encode_entity(entity: &Entity) -> Attributes {
         ("metadata".to_owned(), AttributeValue::M(metadata)),
         ("created_at".to_owned(), text(&entity.created_at)),
     ]);
+    if entity.cascade {
+        data.insert("cascade".to_owned(), AttributeValue::Bool(true));
+    }
     let mut item = primary_key(schema::entity(&entity.id), schema::META);
     item.insert(ENTITY_ID.to_owned(), text(&entity.id));
     item.insert(DATA.to_owned(), AttributeValue::M(data));
@@ -199,6 +202,7 @@ pub(super) fn decode_entity(id: &str, item: &Attributes) -> Result<Entity, Unrea
         metadata,
         created_at: optional("created_at")?
             .ok_or_else(|| unreadable(format!("{DATA}.created_at"), "a string"))?,
+        cascade: matches!(data.get("cascade"), Some(AttributeValue::Bool(true))),
     })
 }
 
@@ -375,6 +379,7 @@ mod tests {
             parent_id: Some("top".into()),
             metadata: BTreeMap::from([("team".into(), "x".into())]),
             created_at: "2026-01-01T00:00:00Z".into(),
+            cascade: false,
         };
         let item = encode_entity(&entity);
         assert_eq!(item["PK"], text("ENTITY#child"));

@@ -24,12 +24,11 @@ use zae_limiter_core::{BucketKey, schema};
 
 use self::codec::Attributes;
 use self::error::{Place, failure};
-use super::{Store, StoreError, StoreErrorKind, WriteOutcome};
-use crate::Entity;
-
-/// The key of the version record, an item that every role of the system may read.
-const VERSION_PK: &str = "SYSTEM#";
-const VERSION_SK: &str = "#VERSION";
+use super::{EntityWrite, Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
+    VersionRecord,
+};
 
 /// How long a call may take where nothing else is said.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -238,7 +237,7 @@ fn name_of(key: &BucketKey) -> String {
 #[async_trait]
 impl Store for DynamoDbStore {
     async fn check(&self) -> Result<(), StoreError> {
-        let key = codec::primary_key(VERSION_PK.to_owned(), VERSION_SK);
+        let key = codec::primary_key(schema::SYSTEM.to_owned(), schema::VERSION);
         self.read("the version record", key).await.map(drop)
     }
 
@@ -289,7 +288,11 @@ impl Store for DynamoDbStore {
         found.map(|item| self.decode_bucket(key, &item)).transpose()
     }
 
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        _event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
         // Sent once: a repetition of a lost success would find the entity there.
         let request = self
             .client
@@ -299,15 +302,80 @@ impl Store for DynamoDbStore {
             .condition_expression("attribute_not_exists(#pk)")
             .expression_attribute_names("#pk", schema::PK);
         match request.send().await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(EntityWrite::Done),
             Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
+                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(EntityWrite::Exists),
                 _ => {
                     let action = format!("create entity {}", entity.id);
                     Err(failure(&self.place, &action, error).into())
                 }
             },
         }
+    }
+
+    async fn update_entity(
+        &self,
+        _id: &str,
+        _change: &EntityChange,
+        _event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn delete_entity(&self, _id: &str, _event: &AuditEvent) -> Result<bool, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn read_children(
+        &self,
+        _parent_id: &str,
+        _page: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn write_limits(
+        &self,
+        _scope: &LimitScope,
+        _limits: &[Limit],
+        _event: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn read_limits(
+        &self,
+        _owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn read_audit_events(
+        &self,
+        _entity_id: &str,
+        _page: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn write_version(
+        &self,
+        _record: &VersionRecord,
+        _replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn read_resource_buckets(
+        &self,
+        _resource: &str,
+        _page: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError> {
+        Err(not_yet())
     }
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
@@ -319,4 +387,8 @@ impl Store for DynamoDbStore {
             error::unreadable(&self.place, &item, found)
         })
     }
+}
+
+fn not_yet() -> StoreError {
+    StoreError::new(StoreErrorKind::Invalid, "not built yet")
 }

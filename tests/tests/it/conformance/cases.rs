@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter::Entity;
-use zae_limiter::store::{Store, WriteOutcome};
+use zae_limiter::store::{EntityWrite, Store, WriteOutcome};
+use zae_limiter::{AuditAction, AuditEvent, Clock, Entity};
 use zae_limiter_core::item::{LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange};
 use zae_limiter_core::plan::{Holding, Seen, Transfer, plan};
 use zae_limiter_core::{BucketKey, Limit, Terms, Ticks, WallTime};
@@ -427,6 +427,10 @@ pub(super) async fn planned_writes_leave_what_they_say(store: Arc<dyn Store>) {
     assert_eq!(bucket.limit("rpm").terms, *slower.terms());
 }
 
+fn event(id: &str) -> AuditEvent {
+    AuditEvent::new(AuditAction::EntityCreated, id, Clock::system().wall())
+}
+
 fn entity(id: &str, parent: Option<&str>) -> Entity {
     Entity {
         id: id.into(),
@@ -437,6 +441,7 @@ fn entity(id: &str, parent: Option<&str>) -> Entity {
             ("empty".into(), String::new()),
         ]),
         created_at: "2026-01-01T00:00:00Z".into(),
+        cascade: false,
     }
 }
 
@@ -445,21 +450,25 @@ pub(super) async fn an_entity_comes_back_as_it_was_created(store: Arc<dyn Store>
         entity("project-1", None),
         entity("key:1@a.b", Some("project-1")),
     ] {
-        assert!(store.create_entity(&entity).await.unwrap());
+        let created = store.create_entity(&entity, &event(&entity.id)).await;
+        assert_eq!(created.unwrap(), EntityWrite::Done);
         assert_eq!(store.read_entity(&entity.id).await.unwrap(), Some(entity));
     }
     let plain = Entity {
         metadata: BTreeMap::new(),
         ..entity("plain", None)
     };
-    assert!(store.create_entity(&plain).await.unwrap());
+    let created = store.create_entity(&plain, &event("plain")).await;
+    assert_eq!(created.unwrap(), EntityWrite::Done);
     assert_eq!(store.read_entity("plain").await.unwrap(), Some(plain));
 }
 
 pub(super) async fn an_entity_is_created_once(store: Arc<dyn Store>) {
     let first = entity("user-1", None);
-    assert!(store.create_entity(&first).await.unwrap());
+    let created = store.create_entity(&first, &event("user-1")).await;
+    assert_eq!(created.unwrap(), EntityWrite::Done);
     let second = entity("user-1", Some("project-1"));
-    assert!(!store.create_entity(&second).await.unwrap());
+    let created = store.create_entity(&second, &event("user-1")).await;
+    assert_eq!(created.unwrap(), EntityWrite::Exists);
     assert_eq!(store.read_entity("user-1").await.unwrap(), Some(first));
 }
