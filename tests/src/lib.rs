@@ -4,6 +4,7 @@
 //! LocalStack and sets everything.
 
 pub mod fleet;
+pub mod simulation;
 
 use std::thread;
 use std::time::Duration;
