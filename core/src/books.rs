@@ -3,12 +3,13 @@
 
 use smallvec::SmallVec;
 
-use crate::MonotonicTime;
 use crate::block::Schedule;
 use crate::bucket::Slot;
 use crate::item::BucketItem;
 use crate::plan::{Entry, Seen};
+use crate::renewal::Reason;
 use crate::sizing::{Demand, Grant};
+use crate::{MonotonicTime, Ticks};
 
 /// What only the reconciler and the slow path need to know of a bucket.
 #[derive(Debug)]
@@ -18,7 +19,13 @@ pub(crate) struct Books {
     pub(crate) seen_at: MonotonicTime,
     /// The table could not be reached; until then it is not asked again.
     pub(crate) unavailable_until: MonotonicTime,
+    /// Why it is not asked.
+    pub(crate) trouble: Option<Reason>,
     pub(crate) failures: u32,
+    /// The table took no more writes; until then the next one waits, and its callers with it.
+    pub(crate) throttled_until: MonotonicTime,
+    /// How far renewals are stretched for that.
+    pub(crate) throttled: u32,
     pub(crate) observed_at: MonotonicTime,
     pub(crate) used_at: MonotonicTime,
     pub(crate) renew_at: MonotonicTime,
@@ -43,6 +50,8 @@ pub(crate) struct Account {
     /// Spent and reported, but not observed as demand yet.
     pub(crate) unobserved: u64,
     pub(crate) entered: Option<Entry>,
+    /// The time at which this process's share was last empty, if it lives on that.
+    pub(crate) local: Option<Ticks>,
 }
 
 /// A write under way.
@@ -106,7 +115,10 @@ impl Books {
             seen: Seen::Never,
             seen_at: MonotonicTime::ZERO,
             unavailable_until: MonotonicTime::ZERO,
+            trouble: None,
             failures: 0,
+            throttled_until: MonotonicTime::ZERO,
+            throttled: 0,
             observed_at: MonotonicTime::ZERO,
             used_at: MonotonicTime::ZERO,
             renew_at: MonotonicTime::ZERO,

@@ -86,7 +86,7 @@ pub struct Bucket {
     purse: OwnPurse,
     key: BucketKey,
     /// Guards all that changes, but for the purse. Two buckets are locked at once only by
-    /// [`Bucket::take_both`], the one at the lower address first. Nothing foreign is called
+    /// [`Bucket::lock_both`], the one at the lower address first. Nothing foreign is called
     /// while it is held.
     state: Mutex<State>,
 }
@@ -241,6 +241,21 @@ impl Bucket {
         }
     }
 
+    /// Both locks, this bucket's first.
+    pub(crate) fn lock_both<'a>(&'a self, other: &'a Self) -> (Locked<'a>, Locked<'a>) {
+        debug_assert!(
+            !std::ptr::eq(self, other),
+            "an entity is not its own parent"
+        );
+        if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
+            let mine = self.lock();
+            (mine, other.lock())
+        } else {
+            let theirs = other.lock();
+            (self.lock(), theirs)
+        }
+    }
+
     /// Which bucket it is.
     #[must_use]
     pub fn key(&self) -> &BucketKey {
@@ -277,18 +292,7 @@ impl Bucket {
         clock: &Clock,
         request: &Request<'_>,
     ) -> Result<[Paid; 2], [Option<Shortage>; 2]> {
-        debug_assert!(
-            !std::ptr::eq(self, other),
-            "an entity is not its own parent"
-        );
-        let (mut mine, mut theirs);
-        if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
-            mine = self.lock();
-            theirs = other.lock();
-        } else {
-            theirs = other.lock();
-            mine = self.lock();
-        }
+        let (mut mine, mut theirs) = self.lock_both(other);
         let now = clock.now();
         match (mine.check(now, request), theirs.check(now, request)) {
             (Ok(a), Ok(b)) => Ok([mine.spend(&a), theirs.spend(&b)]),
@@ -390,7 +394,7 @@ impl Bucket {
 
 impl State {
     /// What the bucket needs while it is in use, from now on.
-    fn active(&mut self) -> &mut Active {
+    pub(crate) fn active(&mut self) -> &mut Active {
         let (limits, generation) = (&self.limits, self.generation);
         self.active.get_or_insert_with(|| {
             Box::new(Active {
@@ -420,12 +424,12 @@ impl State {
         !std::mem::replace(&mut self.hinted, true)
     }
 
-    fn slot(&self, limit: &str) -> Option<usize> {
+    pub(crate) fn slot(&self, limit: &str) -> Option<usize> {
         self.limits.iter().position(|known| known.name() == limit)
     }
 
     /// The slots and amounts of a request; none if a limit is not known with these terms.
-    fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
+    pub(crate) fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
         if fingerprint(&self.limits) == request.fingerprint() {
             return request.charges();
         }

@@ -5,6 +5,8 @@
 //! consumption and settles adjustments, as one net change. While it is under way the process
 //! goes on spending what it keeps in any case.
 
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -27,6 +29,26 @@ pub struct RenewalSettings {
     pub lease_ttl: Duration,
     /// How long a write takes, as measured.
     pub latency: Duration,
+    /// Drawn anew for every pause, from 0 to 1: processes that fail together do not come back
+    /// together.
+    pub jitter: f64,
+}
+
+impl RenewalSettings {
+    /// For a bucket whose writes were throttled so many times: fewer and larger ones.
+    fn stretched(self, throttled: u32) -> Self {
+        let longest = (self.lease_ttl / 2).max(self.renewal);
+        Self {
+            renewal: (self.renewal * 2u32.pow(throttled.min(8))).min(longest),
+            ..self
+        }
+    }
+
+    /// How long to wait after so many failures in a row.
+    fn pause(&self, failures: u32) -> Duration {
+        let longest = self.renewal / 4 * 2u32.pow(failures.min(4));
+        longest.mul_f64(0.5 + 0.5 * self.jitter)
+    }
 }
 
 /// The time, on both clocks.
@@ -68,10 +90,15 @@ pub enum Outcome {
     /// A guard did not hold; this was found.
     Refused(Option<BucketItem>),
     /// It was not applied, for a reason that has nothing to do with the bucket.
-    Failed,
+    Failed(Reason),
+    /// It was not applied, because there are too many writes.
+    Throttled,
     /// It may have been applied.
-    Unknown,
+    Unknown(Reason),
 }
+
+/// Why a write has failed, in the embedder's own words.
+pub type Reason = Arc<dyn Any + Send + Sync>;
 
 /// Why a bucket is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +107,15 @@ pub enum Why {
     Due,
     /// The process stops: everything is to be given back.
     Closing,
+    /// The table cannot be reached: nothing is to be written until it can.
+    Suspended,
 }
 
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
+
+/// How many times a throttled bucket's renewals are stretched at most.
+const THROTTLED_MAX: u32 = 4;
 
 /// How often a write of a closing process may fail before it gives up.
 const CLOSING_FAILURES_MAX: u32 = 3;
@@ -95,7 +127,7 @@ impl Bucket {
         let mut state = self.lock();
         state.hinted = false;
         let step = match state.active.as_deref_mut() {
-            Some(active) => active.check(now, settings, why),
+            Some(active) => active.check(now, &active.stretched(settings), why),
             None => Step::Idle,
         };
         if matches!(step, Step::Idle) {
@@ -118,17 +150,35 @@ impl Bucket {
         let Some(active) = state.active.as_deref_mut() else {
             return Step::Idle;
         };
-        let again = active.complete(now, settings, outcome);
+        let again = active.complete(now, &active.stretched(settings), outcome);
         active.expires_tick = clock.tick_before(active.expires_at);
-        let step = if again {
-            active.plan(now, settings, why)
+        let settings = active.stretched(settings);
+        let step = if again && why != Why::Suspended {
+            active.plan(now, &settings, why)
         } else {
-            active.check(now, settings, why)
+            active.check(now, &settings, why)
         };
         if matches!(step, Step::Idle) {
             state.rest();
         }
         step
+    }
+
+    /// The table can be reached again: whatever pause the bucket was in is over.
+    pub fn resume(&self) {
+        if let Some(active) = self.lock().active.as_deref_mut() {
+            active.books.unavailable_until = MonotonicTime::ZERO;
+            active.books.failures = 0;
+        }
+    }
+
+    /// Why the bucket cannot be asked for, if it is in a pause after a failure.
+    #[must_use]
+    pub fn trouble(&self, clock: &Clock) -> Option<Reason> {
+        let state = self.lock();
+        let books = &state.active.as_deref()?.books;
+        let reason = books.trouble.clone();
+        reason.filter(|_| clock.now() < books.unavailable_until)
     }
 
     /// Which rest it is at, if it is not in use.
@@ -139,6 +189,10 @@ impl Bucket {
 }
 
 impl Active {
+    fn stretched(&self, settings: &RenewalSettings) -> RenewalSettings {
+        settings.stretched(self.books.throttled)
+    }
+
     fn check(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
         self.release(now.monotonic);
         let used = self.observe(now.monotonic, settings);
@@ -146,8 +200,12 @@ impl Active {
         if books.flight.is_some() {
             return Step::Wait(now.monotonic.after(settings.renewal));
         }
-        if now.monotonic < books.unavailable_until && why == Why::Due {
-            return Step::Wait(books.unavailable_until);
+        if why == Why::Suspended {
+            return Step::Wait(MonotonicTime::NEVER);
+        }
+        let pause = books.unavailable_until.max(books.throttled_until);
+        if now.monotonic < pause && why == Why::Due {
+            return Step::Wait(pause);
         }
         if used {
             books.used_at = now.monotonic;
@@ -388,7 +446,9 @@ impl Active {
                 let books = &mut self.books;
                 books.saw(now.monotonic, Some(item));
                 books.failures = 0;
+                books.throttled = books.throttled.saturating_sub(1);
                 books.unavailable_until = MonotonicTime::ZERO;
+                books.trouble = None;
                 if flight.only_converts {
                     return true;
                 }
@@ -405,21 +465,29 @@ impl Active {
                     return true;
                 }
                 books.tries = 0;
-                self.back_off(now, settings);
+                self.back_off(now, settings, None);
                 false
             }
-            Outcome::Failed => {
+            Outcome::Throttled => {
                 self.turn_back(&flight);
-                self.back_off(now, settings);
+                let books = &mut self.books;
+                let pause = settings.pause(books.throttled);
+                books.throttled_until = now.monotonic.after(pause);
+                books.throttled = (books.throttled + 1).min(THROTTLED_MAX);
                 false
             }
-            Outcome::Unknown => {
+            Outcome::Failed(reason) => {
+                self.turn_back(&flight);
+                self.back_off(now, settings, Some(reason));
+                false
+            }
+            Outcome::Unknown(reason) => {
                 if flight.only_converts {
                     self.turn_back(&flight);
                 } else {
                     self.lose(&flight);
                 }
-                self.back_off(now, settings);
+                self.back_off(now, settings, Some(reason));
                 false
             }
         }
@@ -514,9 +582,10 @@ impl Active {
     }
 
     /// Nobody is answered from the table for a while.
-    fn back_off(&mut self, now: Now, settings: &RenewalSettings) {
+    fn back_off(&mut self, now: Now, settings: &RenewalSettings, reason: Option<Reason>) {
         let books = &mut self.books;
-        let pause = settings.renewal / 4 * 2u32.pow(books.failures.min(4));
+        let pause = settings.pause(books.failures);
+        books.trouble = reason;
         books.failures += 1;
         books.unavailable_until = now.monotonic.after(pause);
         for account in &mut books.accounts {

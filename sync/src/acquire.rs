@@ -4,20 +4,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time;
-use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::plan;
 use zae_limiter_core::{
     BucketRef, Paid, Request, Shortage, ValidationError, validate_identifier, validate_name,
 };
 
 use crate::engine::Engine;
-use crate::error::{LimitStatus, RateLimitExceeded};
+use crate::error::RateLimitExceeded;
 use crate::lease::{Lease, Part, Payer};
-use crate::strict::{NotWritten, StrictPayment};
+use crate::status;
+use crate::store::StoreError;
+use crate::strict::{self, NotWritten, Payment};
 use crate::{BucketHandle, Error, FailureMode, Limit};
 
 /// An acquire that is being put together. `.await` it, or call
@@ -42,11 +41,11 @@ use crate::{BucketHandle, Error, FailureMode, Limit};
 #[derive(Clone, Debug)]
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct Acquire<'a> {
-    engine: &'a Arc<Engine>,
+    pub(crate) engine: &'a Arc<Engine>,
     entity_id: &'a str,
-    resource: &'a str,
-    limits: &'a [Limit],
-    consume: SmallVec<[(&'a str, u64); 2]>,
+    pub(crate) resource: &'a str,
+    pub(crate) limits: &'a [Limit],
+    pub(crate) consume: SmallVec<[(&'a str, u64); 2]>,
     cascade: bool,
     strict: bool,
     failure_mode: FailureMode,
@@ -103,7 +102,7 @@ impl<'a> Acquire<'a> {
     }
 
     #[inline(always)]
-    fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         Request::new(self.limits, &self.consume)
     }
 
@@ -161,7 +160,12 @@ impl<'a> Acquire<'a> {
             return Err(Error::Closed);
         }
         if self.strict {
-            return Err(would_wait());
+            let wait = |buckets: SmallVec<_>| self.fail(&buckets, 0, None);
+            return if self.engine.breaker.is_open() {
+                wait(self.buckets(None)?)
+            } else {
+                Err(would_wait())
+            };
         }
         let parent = if self.cascade {
             self.engine
@@ -174,7 +178,7 @@ impl<'a> Acquire<'a> {
         match self.take(&buckets) {
             Answer::Paid(lease) => Ok(lease),
             Answer::Exceeded(exceeded) => Err(exceeded.into()),
-            Answer::Unavailable(at) => self.fail(&buckets[at], self.engine.failure()),
+            Answer::Unavailable(at) => self.fail(&buckets, at, None),
             Answer::Ask(asked) => {
                 self.ask(&buckets, asked);
                 Err(would_wait())
@@ -220,11 +224,14 @@ impl<'a> Acquire<'a> {
                 continue;
             }
             if is(Shortage::Refused).contains(&true) {
-                return Answer::Exceeded(self.exceeded(buckets, is(Shortage::Refused)));
+                return Answer::Exceeded(status::of_blocks(self, buckets, is(Shortage::Refused)));
             }
             let unavailable = is(Shortage::Unavailable);
             if let Some(at) = unavailable.iter().position(|u| *u) {
                 return Answer::Unavailable(at);
+            }
+            if self.engine.breaker.is_open() {
+                return Answer::Unavailable(0);
             }
             return Answer::Ask(is(Shortage::Miss));
         }
@@ -252,80 +259,83 @@ impl<'a> Acquire<'a> {
         Lease::new(self.engine, self.limits, charges, parts.collect())
     }
 
-    /// The answer when the table could not be asked.
+    /// The answer when the bucket `at` could not be asked for, for the reason of `failure`, if
+    /// that is not the one that it or the table is known to have.
+    #[cold]
     fn fail(
         &self,
-        bucket: &BucketRef,
-        failure: Option<Arc<crate::store::StoreError>>,
+        buckets: &[BucketRef],
+        at: usize,
+        failure: Option<Arc<StoreError>>,
     ) -> Result<Lease<'a>, Error> {
-        match self.engine.unavailable(bucket, failure) {
-            Error::Unavailable { .. } if self.failure_mode == FailureMode::Open => {
-                tracing::warn!(bucket = ?bucket.key(), "admitted without asking the table");
-                Ok(Lease::degraded(self.engine, self.limits))
+        let engine = self.engine;
+        let failure = failure.or_else(|| engine.trouble(&buckets[at]));
+        let error = engine.unavailable(&buckets[at], failure);
+        if !matches!(error, Error::Unavailable { .. }) {
+            return Err(error);
+        }
+        let paid_by = |payer| {
+            tracing::debug!(bucket = ?buckets[at].key(), ?payer, %error, "admitted without the table");
+            let payers = [Some(payer), (buckets.len() > 1).then_some(payer)];
+            Ok(self.lease(buckets, payers))
+        };
+        match self.failure_mode {
+            FailureMode::Closed => {}
+            FailureMode::Open => {
+                engine.counters.admitted_open.add_one();
+                return paid_by(Payer::Nobody);
             }
-            error => Err(error),
-        }
-    }
-
-    fn exceeded(&self, buckets: &[BucketRef], refused: [bool; 2]) -> RateLimitExceeded {
-        let mut statuses = Vec::new();
-        for (bucket, refused) in buckets.iter().zip(refused) {
-            let knowledge = bucket.knowledge(&self.engine.clock, &self.consume);
-            for limit in self.limits {
-                let known = knowledge.iter().find(|(l, _)| l.name() == limit.name());
-                let Some((_, known)) = known else { continue };
-                let named = self.consume.iter().find(|(n, _)| *n == limit.name());
-                let requested = named.map_or(0, |(_, tokens)| *tokens);
-                let short = known.in_hand < requested;
-                statuses.push(LimitStatus {
-                    entity_id: bucket.key().entity_id().to_owned(),
-                    resource: self.resource.to_owned(),
-                    limit: limit.clone(),
-                    available: i64::try_from(known.in_hand).unwrap_or(i64::MAX),
-                    requested,
-                    exceeded: refused && short && known.denied,
-                    retry_after: if short {
-                        known.retry_after
-                    } else {
-                        Duration::ZERO
-                    },
-                });
+            FailureMode::Local(share) => {
+                let request = self.request();
+                for bucket in buckets {
+                    bucket.declare(&engine.shared(self.limits));
+                }
+                let parent = buckets.get(1).map(|parent| &**parent);
+                if buckets[0].take_share(parent, &engine.clock, &request, share) {
+                    engine.counters.admitted_local.add_one();
+                    return paid_by(Payer::Share(share));
+                }
+                let exceeded = status::of_share(self, buckets, share);
+                if exceeded.is_some() {
+                    engine.counters.refused_local.add_one();
+                }
+                if let Some(exceeded) = exceeded {
+                    return Err(exceeded.into());
+                }
             }
         }
-        // Between the refusal and this look, tokens may have come in.
-        if !statuses.iter().any(|s| s.exceeded)
-            && let Some(status) = statuses.iter_mut().max_by_key(|s| s.retry_after)
-        {
-            status.exceeded = true;
-        }
-        RateLimitExceeded::new(statuses)
+        engine.counters.unavailable.add_one();
+        Err(error)
     }
 
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
+        let in_time = time::timeout(self.engine.acquire_timeout, self.pay()).await;
+        in_time.unwrap_or_else(|_| {
+            let parent = self.engine.known_parent(self.entity_id).flatten();
+            let buckets = self.buckets(parent.as_deref().filter(|_| self.cascade))?;
+            self.fail(&buckets, 0, None)
+        })
+    }
+
+    async fn pay(&self) -> Result<Lease<'a>, Error> {
         if self.engine.is_closed() {
             return Err(Error::Closed);
         }
         let parent = if self.cascade {
             match self.engine.parent(self.entity_id).await {
                 Ok(parent) => parent,
-                Err(Error::Store(error)) => {
-                    let buckets = self.buckets(None)?;
-                    return self.fail(&buckets[0], Some(error));
-                }
-                Err(error) => return Err(error),
+                Err(failure) => return self.fail(&self.buckets(None)?, 0, failure),
             }
         } else {
             None
         };
         let buckets = self.buckets(parent.as_deref())?;
-        let deadline = self.engine.acquire_timeout;
-        let answer = if self.strict {
-            time::timeout(deadline, self.pay_strictly(&buckets)).await
+        if self.strict {
+            self.pay_strictly(&buckets).await
         } else {
-            time::timeout(deadline, self.pay_from_blocks(&buckets)).await
-        };
-        answer.unwrap_or_else(|_| self.fail(&buckets[0], self.engine.failure()))
+            self.pay_from_blocks(&buckets).await
+        }
     }
 
     async fn pay_from_blocks(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
@@ -341,7 +351,7 @@ impl<'a> Acquire<'a> {
             match self.take(buckets) {
                 Answer::Paid(lease) => return Ok(lease),
                 Answer::Exceeded(exceeded) => return Err(exceeded.into()),
-                Answer::Unavailable(at) => return self.fail(&buckets[at], self.engine.failure()),
+                Answer::Unavailable(at) => return self.fail(buckets, at, None),
                 Answer::Ask(asked) => self.ask(buckets, asked),
             }
             if self.engine.is_closed() {
@@ -357,66 +367,26 @@ impl<'a> Acquire<'a> {
     /// Pays with one write per bucket. The writes go on if the caller loses interest; then what
     /// they took is given back.
     async fn pay_strictly(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
-        let payment = StrictPayment {
-            engine: self.engine.clone(),
-            buckets: buckets.into(),
-            limits: self.engine.shared(self.limits),
-            charges: self.request().charges().unwrap_or_default(),
-        };
-        let buckets = payment.buckets.clone();
-        match payment.pay().await {
+        let engine = self.engine;
+        if engine.breaker.is_open() {
+            return self.fail(buckets, 0, None);
+        }
+        let limits = engine.shared(self.limits);
+        let charges = self.request().charges().unwrap_or_default();
+        let payment = Payment::new(&engine.clock, buckets.into(), limits, charges);
+        match strict::pay(engine, payment).await {
             Ok(()) => {
                 let paid = [
                     Some(Payer::Table),
                     (buckets.len() > 1).then_some(Payer::Table),
                 ];
-                Ok(self.lease(&buckets, paid))
+                Ok(self.lease(buckets, paid))
             }
             Err((at, NotWritten::Exceeded(found))) => {
-                Err(self.exceeded_in_table(&buckets, at, found.as_ref()).into())
+                Err(status::of_table(self, buckets, at, found.as_ref()).into())
             }
-            Err((at, not_written)) => self.fail(&buckets[at], not_written.failure()),
+            Err((at, not_written)) => self.fail(buckets, at, not_written.failure()),
         }
-    }
-
-    fn exceeded_in_table(
-        &self,
-        buckets: &[BucketRef],
-        refused: usize,
-        found: Option<&BucketItem>,
-    ) -> RateLimitExceeded {
-        let now = self.engine.clock.wall();
-        let mut statuses = Vec::new();
-        for (at, bucket) in buckets.iter().enumerate() {
-            let seen = bucket.seen();
-            let item = if at == refused { found } else { seen.item() };
-            for limit in self.limits {
-                let named = self.consume.iter().find(|(n, _)| *n == limit.name());
-                let requested = named.map_or(0, |(_, tokens)| *tokens);
-                let level = plan::level(item, now, limit);
-                let retry_after = limit.terms().time_until(level, requested);
-                statuses.push(LimitStatus {
-                    entity_id: bucket.key().entity_id().to_owned(),
-                    resource: self.resource.to_owned(),
-                    limit: limit.clone(),
-                    available: limit.terms().to_tokens(level),
-                    requested,
-                    exceeded: at == refused && requested > 0 && !retry_after.is_zero(),
-                    retry_after: if requested == 0 {
-                        Duration::ZERO
-                    } else {
-                        retry_after
-                    },
-                });
-            }
-        }
-        // Refill may have come in since the table said no.
-        if !statuses.iter().any(|s| s.exceeded)
-            && let Some(status) = statuses.iter_mut().find(|s| s.requested > 0)
-        {
-            status.exceeded = true;
-        }
-        RateLimitExceeded::new(statuses)
     }
 
     /// Acquires, runs `work`, and keeps what was consumed if it succeeds. If it fails, panics or
@@ -450,12 +420,13 @@ impl<'a> Acquire<'a> {
     /// [`Error::Validation`], and for a cascade those of reading the entity.
     pub async fn handle(self) -> Result<BucketHandle, Error> {
         self.validate()?;
-        if self.cascade {
-            self.engine.parent(self.entity_id).await?;
-        }
         let limits = self.engine.shared(self.limits);
         let bucket = self.engine.bucket(self.entity_id, self.resource, &limits)?;
         bucket.declare(&limits);
+        if self.cascade {
+            let parent = self.engine.parent(self.entity_id).await;
+            parent.map_err(|failure| self.engine.unavailable(&bucket, failure))?;
+        }
         Ok(BucketHandle::new(self.engine, bucket, limits, self.cascade))
     }
 }

@@ -10,10 +10,14 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use zae_limiter_core::{Bucket, BucketCache, BucketRef, Clock, Limit};
+use tokio::time;
+use zae_limiter_core::item::BucketWrite;
+use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
+use crate::breaker::{self, Breaker};
+use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
 use crate::{Error, ValidationError};
 
 /// How many buckets that run low may wait for the reconciler. More are looked at when their time
@@ -44,8 +48,8 @@ pub(crate) struct Engine {
     /// Wakes the driver.
     pub(crate) bell: Notify,
     waiting: Box<[Notify]>,
-    /// What kept the table from answering the last time, until it answers.
-    failure: Mutex<Option<Arc<StoreError>>>,
+    pub(crate) breaker: Arc<Breaker>,
+    pub(crate) counters: Counters,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
 }
@@ -79,7 +83,8 @@ impl Engine {
             urgent: SegQueue::new(),
             bell: Notify::new(),
             waiting: (0..256).map(|_| Notify::new()).collect(),
-            failure: Mutex::new(None),
+            breaker: Arc::new(Breaker::new(fastrand::u64(..))),
+            counters: Counters::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
         }
@@ -114,14 +119,32 @@ impl Engine {
     }
 
     /// The parent of an entity, as of at most `entity_ttl_ms` ago. An unknown entity has none.
-    pub(crate) async fn parent(&self, entity_id: &str) -> Result<Option<Arc<str>>, Error> {
+    pub(crate) async fn parent(
+        &self,
+        entity_id: &str,
+    ) -> Result<Option<Arc<str>>, Option<Arc<StoreError>>> {
+        if let Some(known) = self.known_parent(entity_id) {
+            return Ok(known);
+        }
+        if self.breaker.is_open() {
+            return Err(self.breaker.failure());
+        }
         let load = async {
-            let entity = self.store.read_entity(entity_id).await?;
-            let parent = entity.and_then(|entity| entity.parent_id);
-            Ok::<_, StoreError>(parent.filter(|id| id != entity_id).map(Arc::from))
+            let sent = self.clock.now();
+            match self.store.read_entity(entity_id).await {
+                Ok(entity) => {
+                    self.breaker.answered(self.clock.now());
+                    let parent = entity.and_then(|entity| entity.parent_id);
+                    Ok(parent.filter(|id| id != entity_id).map(Arc::from))
+                }
+                Err(error) => {
+                    self.failed(sent, &error);
+                    Err(error)
+                }
+            }
         };
         let loaded = self.parents.try_get_with_by_ref(entity_id, load).await;
-        loaded.map_err(Error::Store)
+        loaded.map_err(Some)
     }
 
     /// The parent of an entity, if that is known without asking the table.
@@ -171,19 +194,66 @@ impl Engine {
         self.waiting.iter().for_each(Notify::notify_waiters);
     }
 
-    pub(crate) fn answered(&self) {
-        *self.failure.lock() = None;
+    /// Makes one write, and counts it. A store that does not answer is given up.
+    pub(crate) async fn ask(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
+        let timeout = self.acquire_timeout;
+        let answer = time::timeout(timeout, self.store.write_bucket(key, write)).await;
+        let outcome = answer.unwrap_or_else(|_| {
+            let message = format!("no answer from {} within {timeout:?}", self.name);
+            WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unreachable, message))
+        });
+        self.counters.count_write(&outcome);
+        if let WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) = &outcome {
+            tracing::debug!(limiter = self.name, ?key, %error, kind = ?error.kind(), "a write has failed");
+        }
+        outcome
     }
 
-    pub(crate) fn failed(&self, error: StoreError) -> Arc<StoreError> {
-        tracing::warn!(limiter = self.name, %error, kind = ?error.kind(), "the table did not answer");
-        let error = Arc::new(error);
-        *self.failure.lock() = Some(error.clone());
-        error
+    /// Makes one write for who is not the reconciler.
+    pub(crate) async fn write(&self, bucket: &BucketRef, write: &BucketWrite) -> WriteOutcome {
+        let sent = self.clock.now();
+        let outcome = self.ask(bucket.key(), write).await;
+        match &outcome {
+            WriteOutcome::Applied(_) | WriteOutcome::Refused(_) => {
+                self.breaker.answered(self.clock.now());
+            }
+            WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => self.failed(sent, error),
+        }
+        outcome
     }
 
-    pub(crate) fn failure(&self) -> Option<Arc<StoreError>> {
-        self.failure.lock().clone()
+    fn failed(&self, sent: MonotonicTime, error: &StoreError) {
+        let error = Arc::new(error.clone());
+        if self.breaker.failed(sent, self.clock.now(), error) {
+            self.bell.notify_one(); // there are probes to be made
+        }
+    }
+
+    /// The breaker has opened or closed.
+    pub(crate) fn table_is(&self, answering: bool) {
+        let limiter = &self.name;
+        if answering {
+            tracing::info!(limiter, "the table answers again");
+        } else {
+            let error = self.breaker.failure();
+            let error = error.as_ref().map(tracing::field::display);
+            tracing::warn!(limiter, error, "the table cannot be used");
+            self.wake_all(); // nobody waits for an answer that does not come
+        }
+    }
+
+    /// How long a request that was throttled for the `attempt`th time is put off.
+    pub(crate) fn backoff(&self, attempt: u32) -> Duration {
+        const FIRST: Duration = Duration::from_millis(25);
+        const LONGEST: Duration = Duration::from_secs(1);
+        breaker::backoff(FIRST, LONGEST, attempt, &mut fastrand::Rng::new())
+    }
+
+    /// Why a bucket's tokens cannot be asked for: its own trouble, or the table's.
+    pub(crate) fn trouble(&self, bucket: &BucketRef) -> Option<Arc<StoreError>> {
+        let own = bucket.trouble(&self.clock);
+        let own = own.and_then(|reason| reason.downcast::<StoreError>().ok());
+        own.or_else(|| self.breaker.failure())
     }
 
     /// What a caller is told when the table could not be asked.

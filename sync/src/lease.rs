@@ -11,8 +11,8 @@ use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
 use crate::acquire::Acquire;
 use crate::engine::Engine;
 use crate::error::RateLimitExceeded;
-use crate::strict::{self, NotWritten};
-use crate::{Error, Limit};
+use crate::strict::{self, Change, NotWritten};
+use crate::{Error, FailureMode, Limit, Share};
 
 /// Something borrowed from the caller, or shared.
 #[derive(Clone, Debug)]
@@ -38,6 +38,20 @@ pub(crate) enum Payer {
     Block { generation: u32, hint: bool },
     /// The table itself.
     Table,
+    /// Nobody: the table could not be asked, and the failure mode is open.
+    Nobody,
+    /// This process's share of the limit: the table could not be asked.
+    Share(Share),
+}
+
+/// How an admission came about while the table could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Degraded {
+    /// The limits were not checked ([`FailureMode::Open`]).
+    Open,
+    /// This process's share of the limits has paid ([`FailureMode::Local`]).
+    Local,
 }
 
 /// What a lease has of one bucket.
@@ -87,7 +101,6 @@ struct Held<'a> {
     /// By the order of the limits.
     charges: Charges,
     parts: SmallVec<[Part; 2]>,
-    degraded: bool,
 }
 
 impl<'a> Lease<'a> {
@@ -134,15 +147,7 @@ impl<'a> Lease<'a> {
             limits: Loan::Borrowed(limits),
             charges,
             parts,
-            degraded: false,
         })))
-    }
-
-    /// A lease of nothing: the table could not be asked.
-    pub(crate) fn degraded(engine: &'a Arc<Engine>, limits: &'a [Limit]) -> Self {
-        let mut lease = Self::new(engine, limits, Charges::default(), SmallVec::new());
-        lease.held().degraded = true;
-        lease
     }
 
     /// All of it, in one form.
@@ -195,15 +200,27 @@ impl<'a> Lease<'a> {
             limits: Loan::Borrowed(limits),
             charges: hit.charges(),
             parts: parts.collect(),
-            degraded: false,
         }
     }
 
-    /// Whether it was admitted without the limits being checked, because the table could not be
-    /// reached and the failure mode is open.
+    /// How it was admitted, if that was without the table's tokens, because the table could not be
+    /// used ([`FailureMode`]).
+    #[must_use]
+    pub fn degraded(&self) -> Option<Degraded> {
+        let Kind::Held(held) = &self.0 else {
+            return None;
+        };
+        match held.parts.first()?.payer {
+            Payer::Block { .. } | Payer::Table => None,
+            Payer::Nobody => Some(Degraded::Open),
+            Payer::Share(_) => Some(Degraded::Local),
+        }
+    }
+
+    /// Whether it was admitted without the table's tokens.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        matches!(&self.0, Kind::Held(held) if held.degraded)
+        self.degraded().is_some()
     }
 
     /// Tokens consumed by now, by limit name; what a parent was charged with is not added.
@@ -228,7 +245,6 @@ impl<'a> Lease<'a> {
             limits: Loan::Shared(limits),
             charges: held.charges,
             parts: held.parts,
-            degraded: held.degraded,
         })))
     }
 
@@ -241,7 +257,7 @@ impl<'a> Lease<'a> {
         let slot = held.slot(name)?;
         let more = {
             let Some(child) = held.parts.first() else {
-                return Ok(()); // degraded: nothing is charged
+                return Ok(()); // its bucket could not be named
             };
             let (entity_id, resource) = (
                 child.bucket.key().entity_id(),
@@ -252,6 +268,11 @@ impl<'a> Lease<'a> {
                 .consume(name, tokens)
                 .cascade(held.parts.len() > 1)
                 .strict(matches!(child.payer, Payer::Table));
+            let acquire = match child.payer {
+                Payer::Block { .. } | Payer::Table => acquire,
+                Payer::Nobody => acquire.failure_mode(FailureMode::Open),
+                Payer::Share(share) => acquire.failure_mode(FailureMode::Local(share)),
+            };
             acquire.await?.into_held().parts
         };
         // What was paid by another block is given back to the table, if at all.
@@ -356,30 +377,48 @@ impl Held<'_> {
                 Ok(())
             }
             Payer::Table => {
-                let debit = strict::debit_anyway(engine, &part.bucket, &self.limits, correction);
+                let debit = Change::DebitAnyway;
+                let debit = strict::change(engine, debit, &part.bucket, &self.limits, correction);
                 let unavailable =
                     |error: NotWritten| engine.unavailable(&part.bucket, error.failure());
-                debit.await.map_err(unavailable)
+                let within = tokio::time::timeout(engine.acquire_timeout, debit).await;
+                let late = |_| Err(NotWritten::Failed(engine.trouble(&part.bucket)));
+                within.unwrap_or_else(late).map_err(unavailable)
+            }
+            Payer::Nobody => Ok(()),
+            Payer::Share(share) => {
+                let clock = &engine.clock;
+                part.bucket.charge_share(clock, name, tokens, share);
+                Ok(())
             }
         }
     }
 
     async fn give_back(&self, part: &Part, charges: &Charges) {
         match part.payer {
-            Payer::Block { .. } => self.give_back_later(part, charges),
             Payer::Table => {
-                strict::credit(&self.engine, &part.bucket, &self.limits, charges).await;
+                let (engine, credit) = (&self.engine, Change::Credit);
+                // If it fails for sure, the reconciler makes it good.
+                let _ = strict::change(engine, credit, &part.bucket, &self.limits, charges).await;
+            }
+            Payer::Block { .. } | Payer::Nobody | Payer::Share(_) => {
+                self.give_back_later(part, charges);
             }
         }
     }
 
     /// Gives tokens back to the block that paid, or has the reconciler credit them.
     fn give_back_later(&self, part: &Part, charges: &Charges) {
+        let clock = &self.engine.clock;
         let generation = match part.payer {
             Payer::Block { generation, .. } => Some(generation),
             Payer::Table => None,
+            Payer::Nobody => return,
+            Payer::Share(share) => {
+                (part.bucket).give_share_back(clock, &self.limits, charges, share);
+                return;
+            }
         };
-        let clock = &self.engine.clock;
         if part
             .bucket
             .give_back(clock, generation, &self.limits, charges)

@@ -48,25 +48,29 @@
 //! that, and at most for one `lease_ttl`.
 
 mod acquire;
+pub mod breaker;
 mod engine;
 mod entity;
 mod error;
 mod handle;
 mod lease;
 mod limiter;
+mod metrics;
 pub mod reconciler;
 pub mod settings;
+mod status;
 pub mod store;
-mod strict;
+pub mod strict;
 
 pub use acquire::{Acquire, AcquireFuture};
 pub use entity::Entity;
 pub use error::{Error, ErrorKind, LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
-pub use lease::Lease;
+pub use lease::{Degraded, Lease};
 pub use limiter::{Available, NewEntity, RateLimiter, RateLimiterBuilder, table_name};
+pub use metrics::Metrics;
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
-pub use zae_limiter_core::{Clock, Limit, ManualClock, Terms, ValidationError};
+pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError};
 
 /// The examples of the README, as tests.
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ use zae_limiter_core::{Clock, Knowledge, ValidationError, validate_identifier, v
 use crate::acquire::Acquire;
 use crate::engine::Engine;
 use crate::entity::Entity;
+use crate::metrics::Metrics;
 use crate::reconciler::{Closed, Driver};
 use crate::settings::{FailureMode, Mode, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
@@ -127,10 +128,16 @@ impl RateLimiter {
         &self.engine.name
     }
 
-    /// How many buckets are in memory.
+    /// What has been counted so far.
     #[must_use]
-    pub fn cached_buckets(&self) -> usize {
-        self.engine.cache.len()
+    pub fn metrics(&self) -> Metrics {
+        let engine = &self.engine;
+        Metrics {
+            breaker_opened: engine.breaker.opened(),
+            breaker_open: engine.breaker.is_open(),
+            cached_buckets: engine.cache.len(),
+            ..engine.counters.snapshot()
+        }
     }
 
     /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the

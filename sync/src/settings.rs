@@ -1,10 +1,11 @@
 //! How a limiter is set: plain data, from code, from a file, or from the environment.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Share, ValidationError};
 
 /// How acquires are paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,17 +62,54 @@ impl LeasedOptions {
     }
 }
 
-/// What an acquire answers when the table cannot be reached.
+/// What an acquire answers when it needs tokens of the table, and the table cannot be reached or
+/// does not answer in time. Tokens in hand are spent in any mode, until their block expires.
 ///
-/// Being denied permission or finding no table is an error in either mode, never an admission.
+/// Being denied permission, finding no table and a stored item that makes no sense are errors in
+/// every mode, never admissions.
+///
+/// ```
+/// use zae_limiter::{FailureMode, Share};
+///
+/// let twentieth = FailureMode::Local(Share::new(0.05).unwrap());
+/// assert_eq!("local:0.05".parse(), Ok(twentieth));
+/// assert_eq!("open".parse(), Ok(FailureMode::Open));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureMode {
     /// [`Error::Unavailable`].
     #[default]
     Closed,
-    /// It is admitted, and the lease says so ([`Lease::is_degraded`](crate::Lease::is_degraded)).
+    /// It is admitted, whatever the limits are, and the lease says so
+    /// ([`Lease::degraded`](crate::Lease::degraded)).
     Open,
+    /// A bucket of this process alone decides, with this share of every limit's rate and burst,
+    /// and the lease says so. With a share of one by the number of processes, the fleet admits
+    /// as much as the limit allows, if demand is even; what is admitted is not charged to the
+    /// table later. A request for more than the share of the burst is answered
+    /// [`Error::Unavailable`].
+    Local(Share),
+}
+
+impl FromStr for FailureMode {
+    type Err = ValidationError;
+
+    /// Reads `closed`, `open`, or `local:` and a share.
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
+        match (text, text.strip_prefix("local:")) {
+            ("closed", _) => Ok(Self::Closed),
+            ("open", _) => Ok(Self::Open),
+            (_, Some(share)) => {
+                let number = share.parse().unwrap_or(f64::NAN);
+                Share::new(number).map(Self::Local)
+            }
+            _ => {
+                let rule = "is not one of closed, open, local:SHARE (as in local:0.05)";
+                Err(ValidationError::new("failure mode", text, rule))
+            }
+        }
+    }
 }
 
 /// All settings of a limiter that are plain data, as in a configuration file.
@@ -125,7 +163,8 @@ impl Default for Settings {
 
 /// The environment variable that overrides the mode: `strict` or `leased`.
 pub const MODE_VARIABLE: &str = "ZAE_LIMITER_MODE";
-/// The environment variable that overrides the failure mode: `closed` or `open`.
+/// The environment variable that overrides the failure mode: `closed`, `open`, or `local:` and a
+/// share, as in `local:0.05`.
 pub const FAILURE_MODE_VARIABLE: &str = "ZAE_LIMITER_FAILURE_MODE";
 
 impl Settings {
@@ -151,11 +190,9 @@ impl Settings {
             };
         }
         if let Some(value) = variable(FAILURE_MODE_VARIABLE) {
-            self.failure_mode = match value.as_str() {
-                "closed" => FailureMode::Closed,
-                "open" => FailureMode::Open,
-                _ => return Err(wrong(FAILURE_MODE_VARIABLE, &value, "closed, open")),
-            };
+            let found = value.parse();
+            let wrong = |error| Error::Settings(format!("{FAILURE_MODE_VARIABLE}: {error}"));
+            self.failure_mode = found.map_err(wrong)?;
         }
         Ok(self)
     }
@@ -211,11 +248,14 @@ mod tests {
             .overridden_by(typo)
             .expect_err("no word");
         assert!(
-            error
-                .to_string()
-                .contains("ZAE_LIMITER_FAILURE_MODE=\"opne\""),
+            error.to_string().contains("ZAE_LIMITER_FAILURE_MODE")
+                && error.to_string().contains("opne"),
             "{error}"
         );
+        let local = |name: &str| (name == FAILURE_MODE_VARIABLE).then(|| "local:0.1".to_owned());
+        let settings = Settings::default().overridden_by(local).expect("a word");
+        let tenth = FailureMode::Local(Share::new(0.1).expect("a share"));
+        assert_eq!(settings.failure_mode, tenth);
     }
 
     #[test]

@@ -11,8 +11,10 @@ mod report;
 mod simulation;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
+use zae_limiter::breaker::Breaker;
 use zae_limiter::reconciler::Machine;
 use zae_limiter::{LeasedOptions, Limit};
 use zae_limiter_core::renewal::RenewalSettings;
@@ -97,13 +99,14 @@ impl Fleet {
         Simulation::new(self, seed).run()
     }
 
-    fn machine(&self) -> Machine {
+    fn machine(&self, seed: u64) -> Machine {
         let settings = RenewalSettings {
             renewal: Duration::from_millis(self.options.renewal_interval_ms),
             lease_ttl: self.lease_ttl(),
             latency: LATENCY_GUESS,
+            jitter: 0.0,
         };
-        Machine::new(settings, IDLE_TTL)
+        Machine::new(settings, IDLE_TTL, Arc::new(Breaker::new(seed)), seed)
     }
 
     fn lease_ttl(&self) -> Duration {

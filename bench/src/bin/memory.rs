@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     eprintln!("waiting until all are idle ...");
     rest(&limiter, &hands, &store, buckets).await?;
     let idle = in_use();
-    let cached = limiter.cached_buckets();
+    let cached = limiter.metrics().cached_buckets;
     limiter.shutdown(Duration::from_secs(60)).await;
     drop(limiter);
     // The reconciler and its writes end in the background.

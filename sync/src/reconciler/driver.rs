@@ -1,24 +1,29 @@
 //! Runs a [`Machine`] on tokio: makes its writes, keeps its time, wakes who waits. No policy.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 use tokio::time;
+use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::plan::Plan;
-use zae_limiter_core::renewal::{Outcome, RenewalSettings};
+use zae_limiter_core::renewal::RenewalSettings;
 use zae_limiter_core::{Bucket, MonotonicTime};
 
 use super::machine::{Action, Machine};
 use crate::engine::Engine;
-use crate::store::WriteOutcome;
+use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
 /// How long the process holds on to its blocks when a limiter is dropped without a shutdown.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a write takes until that has been measured.
 const LATENCY_GUESS: Duration = Duration::from_millis(10);
+
+/// How long the table may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,37 +71,94 @@ impl Drop for Driver {
     }
 }
 
-type Writes = JoinSet<(Arc<Bucket>, WriteOutcome)>;
+/// What the driver has asked of the table.
+enum Answer {
+    Write(Arc<Bucket>, WriteOutcome),
+    Probe(Result<(), StoreError>),
+}
+
+/// The requests under way, and what is to be said if one of them panics: a bucket would else wait
+/// for ever for the end of its write.
+#[derive(Default)]
+struct Requests {
+    tasks: JoinSet<Answer>,
+    writes: HashMap<task::Id, Arc<Bucket>>,
+}
+
+impl Requests {
+    fn probe(&mut self, engine: Arc<Engine>) {
+        let probe = async move { Answer::Probe(probe(&engine).await) };
+        self.tasks.spawn(probe);
+    }
+
+    fn write(&mut self, engine: Arc<Engine>, bucket: Arc<Bucket>, write: BucketWrite) {
+        let written = bucket.clone();
+        let write = async move {
+            let outcome = engine.ask(bucket.key(), &write).await;
+            Answer::Write(bucket, outcome)
+        };
+        let id = self.tasks.spawn(write).id();
+        self.writes.insert(id, written);
+    }
+
+    /// The next answer; none if nothing was asked.
+    async fn answer(&mut self) -> Option<Answer> {
+        match self.tasks.join_next_with_id().await? {
+            Ok((id, answer)) => {
+                self.writes.remove(&id);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a request to the table has panicked");
+                let id = error.id();
+                let error = StoreError::new(StoreErrorKind::Invalid, error.to_string());
+                Some(match self.writes.remove(&id) {
+                    Some(bucket) => Answer::Write(bucket, WriteOutcome::Unknown(error)),
+                    None => Answer::Probe(Err(error)),
+                })
+            }
+        }
+    }
+}
 
 async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> Closed {
     let settings = RenewalSettings {
         renewal: engine.leased.renewal_interval(),
         lease_ttl: engine.leased.lease_ttl(),
         latency: LATENCY_GUESS,
+        jitter: 0.0,
     };
-    let mut machine = Machine::new(settings, engine.idle_ttl);
-    let mut writes = Writes::new();
+    let seed = fastrand::u64(..);
+    let mut machine = Machine::new(settings, engine.idle_ttl, engine.breaker.clone(), seed);
+    let mut requests = Requests::default();
     let mut deadline = None;
+    let mut answering = true;
     loop {
+        if answering == engine.breaker.is_open() {
+            answering = !answering;
+            engine.table_is(answering);
+        }
         while let Some(bucket) = engine.told() {
             let action = machine.look(&engine.clock, bucket);
-            act(&engine, &mut writes, action);
+            act(&engine, &mut requests, action);
         }
         while let Some(action) = machine.tick(&engine.clock) {
-            act(&engine, &mut writes, Some(action));
+            act(&engine, &mut requests, Some(action));
         }
-        if deadline.is_some() && writes.is_empty() {
+        if deadline.is_some() && machine.writing() == 0 {
             break;
         }
         tokio::select! {
-            Some(ended) = writes.join_next() => match ended {
-                Ok((bucket, outcome)) => {
-                    let outcome = judge(&engine, outcome);
+            Some(answer) = requests.answer() => match answer {
+                Answer::Write(bucket, outcome) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
-                    act(&engine, &mut writes, action);
+                    act(&engine, &mut requests, action);
                     engine.waiting_for(&bucket).notify_waiters();
                 }
-                Err(error) => tracing::error!(%error, "a write has panicked"),
+                Answer::Probe(result) => {
+                    engine.counters.probes.add_one();
+                    machine.probed(&engine.clock, result);
+                }
             },
             () = engine.bell.notified() => {}
             () = until(&engine, machine.next_due()) => {}
@@ -121,41 +183,26 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
     Closed { unreturned }
 }
 
-fn act(engine: &Arc<Engine>, writes: &mut Writes, action: Option<Action>) {
+fn act(engine: &Arc<Engine>, requests: &mut Requests, action: Option<Action>) {
     match action {
         None => {}
         Some(Action::Forget(bucket)) => {
             engine.cache.forget(&bucket);
         }
         Some(Action::Write(bucket, Plan { write, .. })) => {
-            let store = engine.store.clone();
-            writes.spawn(async move {
-                let outcome = store.write_bucket(bucket.key(), &write).await;
-                (bucket, outcome)
-            });
+            requests.write(engine.clone(), bucket, write);
         }
+        Some(Action::Probe) => requests.probe(engine.clone()),
     }
 }
 
-fn judge(engine: &Engine, outcome: WriteOutcome) -> Outcome {
-    match outcome {
-        WriteOutcome::Applied(item) => {
-            engine.answered();
-            Outcome::Applied(item)
-        }
-        WriteOutcome::Refused(found) => {
-            engine.answered();
-            Outcome::Refused(found)
-        }
-        WriteOutcome::Failed(error) => {
-            engine.failed(error);
-            Outcome::Failed
-        }
-        WriteOutcome::Unknown(error) => {
-            engine.failed(error);
-            Outcome::Unknown
-        }
-    }
+/// Whether the table answers. Soon: while it is not known, nobody is served.
+async fn probe(engine: &Engine) -> Result<(), StoreError> {
+    let answer = time::timeout(PROBE_TIMEOUT, engine.store.check()).await;
+    answer.unwrap_or_else(|_| {
+        let message = format!("no answer from {} within {PROBE_TIMEOUT:?}", engine.name);
+        Err(StoreError::new(StoreErrorKind::Unreachable, message))
+    })
 }
 
 async fn until(engine: &Engine, due: Option<MonotonicTime>) {

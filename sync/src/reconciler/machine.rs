@@ -9,6 +9,9 @@ use zae_limiter_core::plan::Plan;
 use zae_limiter_core::renewal::{Outcome, RenewalSettings, Step, Why};
 use zae_limiter_core::{Bucket, Clock, MonotonicTime};
 
+use crate::breaker::Breaker;
+use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
+
 /// What the embedder of a [`Machine`] is to do.
 #[derive(Debug)]
 pub enum Action {
@@ -16,6 +19,8 @@ pub enum Action {
     Write(Arc<Bucket>, Plan),
     /// Forget the bucket, if nobody else holds it.
     Forget(Arc<Bucket>),
+    /// See whether the table answers, and report it with [`Machine::probed`].
+    Probe,
 }
 
 /// Decides when which bucket is looked at. Its work is proportional to the buckets in use: one
@@ -24,6 +29,8 @@ pub enum Action {
 pub struct Machine {
     settings: RenewalSettings,
     idle_ttl: Duration,
+    breaker: Arc<Breaker>,
+    rng: fastrand::Rng,
     closing: bool,
     /// The buckets to look at again, by address; the queue may hold stale times of theirs.
     watched: HashMap<usize, Watched>,
@@ -50,12 +57,20 @@ enum Watch {
 
 impl Machine {
     /// A machine that watches nothing yet. A bucket that has been idle for `idle_ttl` is
-    /// forgotten.
+    /// forgotten; while `breaker` is open nothing is written but what a shutdown gives back; the
+    /// jitter of its pauses follows from `seed`.
     #[must_use]
-    pub fn new(settings: RenewalSettings, idle_ttl: Duration) -> Self {
+    pub fn new(
+        settings: RenewalSettings,
+        idle_ttl: Duration,
+        breaker: Arc<Breaker>,
+        seed: u64,
+    ) -> Self {
         Self {
             settings,
             idle_ttl,
+            breaker,
+            rng: fastrand::Rng::with_seed(seed),
             closing: false,
             watched: HashMap::new(),
             queue: BinaryHeap::new(),
@@ -81,7 +96,8 @@ impl Machine {
     pub fn next_due(&self) -> Option<MonotonicTime> {
         let look = self.queue.peek().map(|Reverse((at, _))| *at);
         let forget = self.idle.front().map(|(at, ..)| *at);
-        look.into_iter().chain(forget).min()
+        let probe = self.breaker.next_probe();
+        look.into_iter().chain(forget).chain(probe).min()
     }
 
     /// Somebody says that `bucket` wants a look.
@@ -96,21 +112,73 @@ impl Machine {
     }
 
     /// The write for `bucket` has ended.
-    pub fn done(&mut self, clock: &Clock, bucket: Arc<Bucket>, outcome: Outcome) -> Option<Action> {
-        if let Some(watched) = self.watched.get(&address(&bucket))
-            && let Watch::Writing(since) = watched.state
-            && matches!(outcome, Outcome::Applied(_) | Outcome::Refused(_))
-        {
-            let took = clock.now().since(since);
-            self.settings.latency = (self.settings.latency * 7 + took) / 8;
+    pub fn done(
+        &mut self,
+        clock: &Clock,
+        bucket: Arc<Bucket>,
+        outcome: WriteOutcome,
+    ) -> Option<Action> {
+        let now = clock.now();
+        let sent = match self.watched.get(&address(&bucket)) {
+            Some(watched) if let Watch::Writing(since) = watched.state => since,
+            _ => now,
+        };
+        let outcome = self.judge(sent, now, outcome);
+        if matches!(outcome, Outcome::Applied(_) | Outcome::Refused(_)) {
+            self.settings.latency = (self.settings.latency * 7 + now.since(sent)) / 8;
         }
+        self.settings.jitter = self.rng.f64();
         let step = bucket.complete(clock, &self.settings, self.why(), outcome);
         self.follow(clock, bucket, step)
     }
 
-    /// Looks at the next bucket whose time has come; none if there is no such bucket.
+    /// What a write that ended like this means, for the bucket and for the table.
+    fn judge(&self, sent: MonotonicTime, now: MonotonicTime, outcome: WriteOutcome) -> Outcome {
+        let failed = |error: StoreError| {
+            let error = Arc::new(error);
+            self.breaker.failed(sent, now, error.clone());
+            error
+        };
+        match outcome {
+            WriteOutcome::Applied(item) => {
+                self.breaker.answered(now);
+                Outcome::Applied(item)
+            }
+            WriteOutcome::Refused(found) => {
+                self.breaker.answered(now);
+                Outcome::Refused(found)
+            }
+            WriteOutcome::Failed(error) if error.kind() == StoreErrorKind::Throttled => {
+                failed(error);
+                Outcome::Throttled
+            }
+            WriteOutcome::Failed(error) => Outcome::Failed(failed(error)),
+            WriteOutcome::Unknown(error) => Outcome::Unknown(failed(error)),
+        }
+    }
+
+    /// The probe has ended. If the table answers again, everything that waited for that is due;
+    /// each bucket is written at most once for it.
+    pub fn probed(&mut self, clock: &Clock, result: Result<(), StoreError>) {
+        if !self.breaker.probed(clock.now(), result) {
+            return;
+        }
+        let now = clock.now();
+        for (key, watched) in &mut self.watched {
+            if !matches!(watched.state, Watch::Writing(_)) {
+                watched.bucket.resume();
+                watched.state = Watch::Due(now);
+                self.queue.push(Reverse((now, *key)));
+            }
+        }
+    }
+
+    /// What is next to be done of what has come due; none if nothing has.
     pub fn tick(&mut self, clock: &Clock) -> Option<Action> {
         let now = clock.now();
+        if self.breaker.begin_probe(now) {
+            return Some(Action::Probe);
+        }
         while let Some(&Reverse((at, key))) = self.queue.peek()
             && at <= now
         {
@@ -151,7 +219,11 @@ impl Machine {
     }
 
     fn why(&self) -> Why {
-        if self.closing { Why::Closing } else { Why::Due }
+        match (self.closing, self.breaker.is_open()) {
+            (true, _) => Why::Closing,
+            (false, true) => Why::Suspended,
+            (false, false) => Why::Due,
+        }
     }
 
     fn check(&mut self, clock: &Clock, bucket: Arc<Bucket>) -> Option<Action> {
@@ -177,7 +249,9 @@ impl Machine {
                 return None;
             }
         };
-        if let Watch::Due(at) = state {
+        if let Watch::Due(at) = state
+            && at != MonotonicTime::NEVER
+        {
             self.queue.push(Reverse((at, key)));
         }
         self.watched.insert(key, Watched { bucket, state });

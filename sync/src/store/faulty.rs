@@ -29,6 +29,8 @@ pub enum Fault {
     LostBeforeApply,
     /// It is done, and the answer is lost: a write ends as unknown, a read as unreachable.
     LostReply,
+    /// The store has a defect, and panics; nothing is done.
+    Panic,
     /// It is done as usual, after this long. Needs the time driver of tokio.
     Delay(Duration),
 }
@@ -175,6 +177,7 @@ impl Fault {
                 tokio::time::sleep(delay).await;
                 Fate::Pass
             }
+            Some(Self::Panic) => panic!("could not {what}; a fault put in on purpose"),
             Some(Self::Throttled) => Fate::Fail(error(Kind::Throttled, "throttled")),
             Some(Self::Unreachable) => Fate::Fail(error(Kind::Unreachable, "no connection")),
             Some(Self::AccessDenied) => Fate::Fail(error(Kind::AccessDenied, "access denied")),

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use zae_limiter::Limit;
 use zae_limiter::reconciler::{Action, Machine};
-use zae_limiter::store::{MemoryStore, WriteOutcome};
+use zae_limiter::store::{MemoryStore, StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter_core::item::BucketWrite;
-use zae_limiter_core::renewal::Outcome;
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, ManualClock, plan};
 use zae_limiter_core::{Request, Shortage};
 
@@ -66,7 +65,7 @@ struct Flight {
     write: BucketWrite,
     planned_at: u64,
     answers_at: u64,
-    outcome: Option<Outcome>,
+    outcome: Option<WriteOutcome>,
 }
 
 /// What is known of a key that no process knows.
@@ -162,7 +161,7 @@ impl<'a> Simulation<'a> {
             limits: [fleet.limit.clone()].into(),
             store: MemoryStore::new(),
             processes: (0..fleet.processes)
-                .map(|_| Process::new(fleet, 0))
+                .map(|at| Process::new(fleet, 0, at as u64))
                 .collect(),
             ledgers: (0..fleet.keys).map(|_| ledger()).collect(),
             flights: BTreeMap::new(),
@@ -341,6 +340,7 @@ impl<'a> Simulation<'a> {
         // The machine's order among buckets that are due at once is that of their addresses.
         actions.sort_by_key(|action| match action {
             Action::Write(bucket, _) | Action::Forget(bucket) => key_of(bucket),
+            Action::Probe => 0,
         });
         for action in actions {
             self.act(process, Some(action));
@@ -361,6 +361,10 @@ impl<'a> Simulation<'a> {
                     p.seats.remove(&key);
                 }
                 p.cache.forget(&bucket);
+            }
+            Some(Action::Probe) => {
+                let p = &mut self.processes[process];
+                p.machine.probed(&self.clock, Ok(()));
             }
             Some(Action::Write(bucket, plan)) => self.send(process, bucket, plan.write),
         }
@@ -391,26 +395,21 @@ impl<'a> Simulation<'a> {
         };
         let unanswered = self.rng.u32(..1_000) < self.fleet.unanswered_writes;
         let lost = unanswered && self.rng.bool();
+        let unknown = || {
+            let error = StoreError::new(StoreErrorKind::Unreachable, "no answer");
+            WriteOutcome::Unknown(error)
+        };
         let outcome = if lost {
-            Outcome::Unknown
+            unknown()
         } else {
-            match self.store.write(flight.bucket.key(), &flight.write) {
-                WriteOutcome::Applied(item) => Outcome::Applied(item),
-                WriteOutcome::Refused(found) => Outcome::Refused(found),
-                WriteOutcome::Failed(_) => Outcome::Failed,
-                WriteOutcome::Unknown(_) => Outcome::Unknown,
-            }
+            self.store.write(flight.bucket.key(), &flight.write)
         };
         let (process, key, answers_at) = (flight.process, flight.key, flight.answers_at);
         if !lost {
             self.ledgers[key].born.get_or_insert(flight.planned_at);
         }
-        let applied = matches!(outcome, Outcome::Applied(_));
-        flight.outcome = Some(if unanswered {
-            Outcome::Unknown
-        } else {
-            outcome
-        });
+        let applied = matches!(outcome, WriteOutcome::Applied(_));
+        flight.outcome = Some(if unanswered { unknown() } else { outcome });
         self.report.writes += 1;
         self.report.writes_refused += u64::from(!applied);
         self.ledgers[key].writes += 1;
@@ -433,7 +432,9 @@ impl<'a> Simulation<'a> {
         if p.incarnation != flight.incarnation {
             return;
         }
-        let outcome = flight.outcome.unwrap_or(Outcome::Unknown);
+        let Some(outcome) = flight.outcome else {
+            return;
+        };
         let action = p.machine.done(&self.clock, flight.bucket, outcome);
         let woken = p
             .seats
@@ -455,7 +456,7 @@ impl<'a> Simulation<'a> {
         let dead = &self.processes[victim];
         let waiting: usize = dead.seats.values().map(|seat| seat.waiting.len()).sum();
         self.report.unanswered += waiting as u64;
-        let mut fresh = Process::new(self.fleet, dead.incarnation + 1);
+        let mut fresh = Process::new(self.fleet, dead.incarnation + 1, victim as u64);
         (fresh.demanded, fresh.admitted) = (dead.demanded, dead.admitted);
         self.processes[victim] = fresh;
         if let Some(crash_every) = self.fleet.crash_every {
@@ -519,11 +520,11 @@ impl<'a> Simulation<'a> {
 }
 
 impl Process {
-    fn new(fleet: &Fleet, incarnation: u64) -> Self {
+    fn new(fleet: &Fleet, incarnation: u64, seed: u64) -> Self {
         Self {
             incarnation,
             cache: BucketCache::new(),
-            machine: fleet.machine(),
+            machine: fleet.machine(seed),
             seats: BTreeMap::new(),
             wakes_at: u64::MAX,
             demanded: 0,

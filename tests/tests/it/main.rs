@@ -6,5 +6,6 @@ mod cascade;
 mod conformance;
 mod dynamodb;
 mod leased;
+mod outages;
 mod refusals;
 mod strict;

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use zae_limiter::store::{ConnectOptions, DynamoDbStore, Fault, FaultyStore, MemoryStore};
-use zae_limiter::{
-    Error, ErrorKind, FailureMode, LeasedOptions, Limit, Mode, NewEntity, RateLimiter, Settings,
-};
+use zae_limiter::store::{ConnectOptions, DynamoDbStore, FaultyStore, MemoryStore};
+use zae_limiter::{ErrorKind, Limit, NewEntity, RateLimiter};
 use zae_limiter_tests::{endpoint, fresh_table};
 
 fn limits() -> [Limit; 2] {
@@ -140,7 +138,7 @@ async fn bad_input_is_named_and_touches_nothing() {
             .contains("parent_id")
     );
     assert_eq!((store.reads(), store.writes()), (0, 0));
-    assert_eq!(limiter.cached_buckets(), 0);
+    assert_eq!(limiter.metrics().cached_buckets, 0);
 
     let limits = limits();
     let mut lease = limiter
@@ -234,113 +232,4 @@ async fn a_missing_table_and_a_silent_endpoint_are_told_when_connecting() {
     let error = error.expect_err("no answer");
     assert!(begun.elapsed() < Duration::from_secs(10));
     assert!(error.to_string().contains(&url), "{error}");
-}
-
-async fn in_trouble(mode: Mode, failure_mode: FailureMode, fault: Fault) -> Result<bool, Error> {
-    let store = FaultyStore::new(MemoryStore::new());
-    let limiter = RateLimiter::builder("trouble")
-        .store(store.clone())
-        .mode(mode);
-    let limiter = limiter.failure_mode(failure_mode).connect().await?;
-    store.fail_all(Some(fault));
-    let limits = limits();
-    let lease = limiter
-        .acquire("user", "api")
-        .limits(&limits)
-        .consume("rpm", 1)
-        .await?;
-    Ok(lease.is_degraded())
-}
-
-#[tokio::test]
-async fn an_outage_is_answered_as_the_failure_mode_says_and_a_denial_never_is() {
-    for mode in [Mode::Strict, Mode::leased()] {
-        for fault in [Fault::Unreachable, Fault::Throttled, Fault::LostBeforeApply] {
-            let open = in_trouble(mode, FailureMode::Open, fault).await;
-            assert!(open.expect("admitted"), "{mode:?} {fault:?}");
-            let closed = in_trouble(mode, FailureMode::Closed, fault).await;
-            let error = closed.expect_err("refused");
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{mode:?} {fault:?}");
-            assert!(error.to_string().contains("user/api"), "{error}");
-        }
-        for (fault, kind) in [
-            (Fault::AccessDenied, ErrorKind::AccessDenied),
-            (Fault::TableMissing, ErrorKind::TableMissing),
-        ] {
-            for failure_mode in [FailureMode::Open, FailureMode::Closed] {
-                let answer = in_trouble(mode, failure_mode, fault).await;
-                assert_eq!(answer.expect_err("never admitted").kind(), kind, "{mode:?}");
-            }
-        }
-    }
-}
-
-/// A stalled store holds nobody longer than the acquire timeout.
-#[tokio::test]
-async fn an_acquire_has_a_deadline_of_its_own() {
-    for mode in [Mode::Strict, Mode::leased()] {
-        let store = FaultyStore::new(MemoryStore::new());
-        let settings = Settings {
-            acquire_timeout_ms: 200,
-            mode,
-            ..Settings::default()
-        };
-        let limiter = RateLimiter::builder("stalled")
-            .store(store.clone())
-            .settings(settings);
-        let limiter = limiter.connect().await.expect("a table");
-        store.fail_all(Some(Fault::Delay(Duration::from_secs(60))));
-        let limits = limits();
-        let begun = Instant::now();
-        let answer = limiter
-            .acquire("user", "api")
-            .limits(&limits)
-            .consume("rpm", 1)
-            .await;
-        assert_eq!(
-            answer.map(drop).expect_err("no answer").kind(),
-            ErrorKind::Unavailable
-        );
-        assert!(begun.elapsed() < Duration::from_secs(5));
-    }
-}
-
-/// During an outage a block is spendable until it expires, and no longer.
-#[tokio::test]
-async fn blocks_outlive_an_outage_until_they_expire() {
-    let store = FaultyStore::new(MemoryStore::new());
-    let mode = Mode::Leased(LeasedOptions {
-        renewal_interval_ms: 200,
-        lease_ttl_ms: 1_000,
-    });
-    let limiter = RateLimiter::builder("outage")
-        .store(store.clone())
-        .mode(mode);
-    let limiter = limiter.connect().await.expect("a table");
-    let limits = [Limit::per_second("rps", 100_000).expect("a limit")];
-    let acquire = || {
-        limiter
-            .acquire("user", "api")
-            .limits(&limits)
-            .consume("rps", 1)
-    };
-    for _ in 0..2_000 {
-        acquire().await.map(drop).expect("plenty");
-    }
-    store.fail_all(Some(Fault::Unreachable));
-    let granted = Instant::now();
-    let mut admitted_at = granted;
-    while granted.elapsed() < Duration::from_millis(1_500) {
-        match acquire().try_acquire() {
-            Ok(_) => admitted_at = Instant::now(),
-            Err(error) => assert_ne!(error.kind(), ErrorKind::RateLimitExceeded, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let lasted = admitted_at - granted;
-    assert!(lasted > Duration::from_millis(300), "{lasted:?}");
-    assert!(lasted <= Duration::from_millis(1_000), "{lasted:?}");
-    store.fail_all(None);
-    tokio::time::sleep(Duration::from_millis(3_500)).await; // the longest pause between tries
-    acquire().await.map(drop).expect("healed");
 }

@@ -1,0 +1,75 @@
+//! Strict mode: an acquire is one conditional write to each bucket that it charges.
+//!
+//! [`Payment`] and [`BucketPayment`] decide and never do I/O; the functions here make their
+//! writes and hold no policy.
+
+mod payment;
+
+use std::sync::Arc;
+
+use tokio::time;
+use zae_limiter_core::{BucketRef, Charges, Limit};
+
+use crate::engine::Engine;
+
+pub use payment::{BucketPayment, Change, Next, NextOfPayment, NotWritten, Payment};
+
+/// Debits all buckets of `payment` or none, even if the caller loses interest; then what was
+/// taken is given back.
+pub(crate) async fn pay(
+    engine: &Arc<Engine>,
+    mut payment: Payment,
+) -> Result<(), (usize, NotWritten)> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let result = run(&engine, &mut payment).await;
+        if let Err(Ok(())) = answer.send(result) {
+            payment.give_back(); // nobody is waiting any more
+            let _ = run(&engine, &mut payment).await;
+        }
+    });
+    let lost = |_| Err((0, NotWritten::Failed(None)));
+    answered.await.unwrap_or_else(lost)
+}
+
+async fn run(engine: &Engine, payment: &mut Payment) -> Result<(), (usize, NotWritten)> {
+    let clock = &engine.clock;
+    loop {
+        match payment.next(clock) {
+            NextOfPayment::Write(bucket, write) => {
+                let outcome = engine.write(&bucket, &write).await;
+                if let Some(bucket) = payment.done(clock, outcome) {
+                    engine.tell(&bucket);
+                }
+            }
+            NextOfPayment::Pause(attempt) => time::sleep(engine.backoff(attempt)).await,
+            NextOfPayment::Done(result) => return result,
+        }
+    }
+}
+
+/// Makes one change of one bucket.
+pub(crate) async fn change(
+    engine: &Engine,
+    change: Change,
+    bucket: &BucketRef,
+    limits: &[Limit],
+    charges: &Charges,
+) -> Result<(), NotWritten> {
+    let clock = &engine.clock;
+    let limits = engine.shared(limits);
+    let mut payment = BucketPayment::new(clock, change, bucket.clone(), limits, charges.clone());
+    loop {
+        match payment.next(clock) {
+            Next::Write(bucket, write) => {
+                let outcome = engine.write(&bucket, &write).await;
+                if payment.done(clock, outcome) {
+                    engine.tell(&bucket);
+                }
+            }
+            Next::Pause(attempt) => time::sleep(engine.backoff(attempt)).await,
+            Next::Done(result) => return result,
+        }
+    }
+}

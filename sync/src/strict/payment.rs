@@ -1,0 +1,321 @@
+//! What a strict acquire writes, as a pure state machine: outcomes in, writes out.
+//!
+//! [`BucketPayment`] makes one change of one bucket, planned anew until it is right.
+//! [`Payment`] debits an entity's bucket and its parent's, both or neither. Neither knows how a
+//! write is made, nor what time it is.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use zae_limiter_core::item::{BucketItem, BucketWrite};
+use zae_limiter_core::plan::{self, Seen, Transfer};
+use zae_limiter_core::{BucketRef, Charges, Clock, Limit, WallTime};
+
+use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
+
+/// How often a write is planned anew. The second plan is right unless the bucket went from full
+/// to not full, or its terms changed, in the very moment.
+const TRIES_MAX: u32 = 16;
+
+/// Why a write is not known to have happened.
+#[derive(Debug)]
+pub enum NotWritten {
+    /// The bucket does not hold the tokens; this was found.
+    Exceeded(Option<BucketItem>),
+    /// The table did not do it; none if every plan was stale when it arrived.
+    Failed(Option<Arc<StoreError>>),
+    /// The table may have done it.
+    InDoubt(Arc<StoreError>),
+}
+
+impl NotWritten {
+    /// What kept the table from answering.
+    #[must_use]
+    pub fn failure(self) -> Option<Arc<StoreError>> {
+        match self {
+            Self::Exceeded(_) => None,
+            Self::Failed(error) => error,
+            Self::InDoubt(error) => Some(error),
+        }
+    }
+}
+
+/// What is done to a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The tokens are taken, if all are there.
+    Debit,
+    /// The tokens are taken whatever is there: into debt if need be.
+    DebitAnyway,
+    /// The tokens are given back. At most once: what may have reached the table is not repeated.
+    Credit,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Next {
+    /// Make this write, and report how it ended.
+    Write(BucketRef, BucketWrite),
+    /// The table is throttled: wait a moment, the longer the higher this number.
+    Pause(u32),
+    /// It is over.
+    Done(Result<(), NotWritten>),
+}
+
+/// One change of one bucket.
+#[derive(Debug)]
+pub struct BucketPayment {
+    bucket: BucketRef,
+    limits: Arc<[Limit]>,
+    charges: Charges,
+    change: Change,
+    seen: Seen,
+    asked_at: WallTime,
+    planned_at: WallTime,
+    only_converts: bool,
+    tries: u32,
+    throttled: u32,
+    pausing: bool,
+    result: Option<Result<(), NotWritten>>,
+}
+
+impl BucketPayment {
+    /// A change of `bucket` by `charges`, which count by the order of `limits`.
+    #[must_use]
+    pub fn new(
+        clock: &Clock,
+        change: Change,
+        bucket: BucketRef,
+        limits: Arc<[Limit]>,
+        charges: Charges,
+    ) -> Self {
+        let now = clock.wall();
+        Self {
+            seen: bucket.seen(),
+            bucket,
+            limits,
+            charges,
+            change,
+            asked_at: now,
+            planned_at: now,
+            only_converts: false,
+            tries: 0,
+            throttled: 0,
+            pausing: false,
+            result: None,
+        }
+    }
+
+    /// The next write, or how it ended.
+    pub fn next(&mut self, clock: &Clock) -> Next {
+        if let Some(result) = self.result.take() {
+            return Next::Done(result);
+        }
+        if std::mem::take(&mut self.pausing) {
+            return Next::Pause(self.throttled - 1);
+        }
+        if self.tries == TRIES_MAX {
+            return Next::Done(Err(NotWritten::Failed(None)));
+        }
+        self.tries += 1;
+        self.planned_at = clock.wall();
+        let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
+        let Some(plan) = plan::plan(&self.seen, self.planned_at, &transfers) else {
+            return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
+        };
+        self.only_converts = plan.only_converts;
+        Next::Write(self.bucket.clone(), plan.write)
+    }
+
+    /// Takes in how the last write ended. Returns whether the reconciler is to be told of the
+    /// bucket.
+    pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
+        match outcome {
+            WriteOutcome::Applied(item) => {
+                if !self.only_converts {
+                    self.result = Some(Ok(()));
+                }
+                self.seen = Seen::Item(item.clone());
+                self.bucket.saw(clock, Some(item))
+            }
+            WriteOutcome::Refused(found) => {
+                let at = self.planned_at;
+                let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
+                let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), at, t);
+                if !transfers.iter().all(fits) {
+                    self.result = Some(Err(NotWritten::Exceeded(found.clone())));
+                }
+                self.seen = found.clone().into();
+                self.bucket.saw(clock, found)
+            }
+            WriteOutcome::Failed(error)
+                if error.kind() == StoreErrorKind::Throttled && self.change != Change::Credit =>
+            {
+                // It was not done, so it may be done again; the caller's deadline ends that.
+                self.throttled += 1;
+                self.pausing = true;
+                self.tries -= 1;
+                false
+            }
+            WriteOutcome::Failed(error) => {
+                self.result = Some(Err(NotWritten::Failed(Some(Arc::new(error)))));
+                // What surely did not reach the table is left to the reconciler.
+                self.change == Change::Credit
+                    && (self.bucket).give_back(clock, None, &self.limits, &self.charges)
+            }
+            WriteOutcome::Unknown(error) => {
+                self.result = Some(Err(NotWritten::InDoubt(Arc::new(error))));
+                false
+            }
+        }
+    }
+}
+
+/// The writes of one strict acquire: both buckets are debited, or neither.
+#[derive(Debug)]
+pub struct Payment {
+    buckets: SmallVec<[BucketRef; 2]>,
+    limits: Arc<[Limit]>,
+    charges: Charges,
+    /// Which bucket is debited when.
+    order: SmallVec<[usize; 2]>,
+    /// The buckets that have been debited and not credited again.
+    paid: SmallVec<[usize; 2]>,
+    current: Option<(usize, BucketPayment)>,
+    failed: Option<(usize, NotWritten)>,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum NextOfPayment {
+    /// Make this write, and report how it ended.
+    Write(BucketRef, BucketWrite),
+    /// The table is throttled: wait a moment, the longer the higher this number.
+    Pause(u32),
+    /// It is over: all buckets have paid, or the one of this number is why none has.
+    Done(Result<(), (usize, NotWritten)>),
+}
+
+impl Payment {
+    /// A payment of `charges`, which count by the order of `limits`, from the entity's bucket and
+    /// its parent's.
+    #[must_use]
+    pub fn new(
+        clock: &Clock,
+        buckets: SmallVec<[BucketRef; 2]>,
+        limits: Arc<[Limit]>,
+        charges: Charges,
+    ) -> Self {
+        // The child first: a parent is shared by many, and must not lose tokens, even for a
+        // moment, to children that are out of theirs. But if the parent is known to be out, it
+        // may say so before the child has paid for nothing.
+        let mut order: SmallVec<[usize; 2]> = (0..buckets.len()).collect();
+        if let [_, parent] = &buckets[..] {
+            let (now, seen) = (clock.wall(), parent.seen());
+            let debits = transfers(Change::Debit, &limits, &charges, now);
+            if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
+                order.reverse();
+            }
+        }
+        Self {
+            buckets,
+            limits,
+            charges,
+            order,
+            paid: SmallVec::new(),
+            current: None,
+            failed: None,
+        }
+    }
+
+    /// The buckets that pay.
+    #[must_use]
+    pub fn buckets(&self) -> &[BucketRef] {
+        &self.buckets
+    }
+
+    /// The next write, or how it ended.
+    pub fn next(&mut self, clock: &Clock) -> NextOfPayment {
+        loop {
+            if let Some((at, payment)) = &mut self.current {
+                let at = *at;
+                match payment.next(clock) {
+                    Next::Write(bucket, write) => return NextOfPayment::Write(bucket, write),
+                    Next::Pause(attempt) => return NextOfPayment::Pause(attempt),
+                    Next::Done(result) => self.ended(at, result),
+                }
+            }
+            let (at, change) = if self.failed.is_some() {
+                match self.paid.pop() {
+                    Some(at) => (at, Change::Credit),
+                    None => return NextOfPayment::Done(self.failed.take().map_or(Ok(()), Err)),
+                }
+            } else {
+                match self.order.get(self.paid.len()) {
+                    Some(at) => (*at, Change::Debit),
+                    None => return NextOfPayment::Done(Ok(())),
+                }
+            };
+            let bucket = self.buckets[at].clone();
+            let (limits, charges) = (self.limits.clone(), self.charges.clone());
+            let payment = BucketPayment::new(clock, change, bucket, limits, charges);
+            self.current = Some((at, payment));
+        }
+    }
+
+    /// Takes in how the last write ended. Returns the bucket of which the reconciler is to be
+    /// told.
+    pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
+        let (at, payment) = self.current.as_mut()?;
+        payment
+            .done(clock, outcome)
+            .then(|| self.buckets[*at].clone())
+    }
+
+    /// Nobody waits for the payment any more: what was paid is to be given back. Go on with
+    /// [`next`](Self::next).
+    pub fn give_back(&mut self) {
+        self.failed = Some((0, NotWritten::Failed(None)));
+    }
+
+    fn ended(&mut self, at: usize, result: Result<(), NotWritten>) {
+        self.current = None;
+        match result {
+            _ if self.failed.is_some() => {} // a credit is made at most once
+            Ok(()) => self.paid.push(at),
+            Err(error) => self.failed = Some((at, error)),
+        }
+    }
+}
+
+fn transfers<'a>(
+    change: Change,
+    limits: &'a [Limit],
+    charges: &Charges,
+    asked_at: WallTime,
+) -> SmallVec<[Transfer<'a>; 2]> {
+    let of = |(at, tokens): (u32, u64)| {
+        let signed = i64::try_from(tokens).unwrap_or(i64::MAX);
+        let fresh = Transfer {
+            asked_at: Some(asked_at),
+            consumed: signed,
+            ..Transfer::new(&limits[at as usize])
+        };
+        match change {
+            Change::Debit => Transfer {
+                take: tokens,
+                ..fresh
+            },
+            Change::DebitAnyway => Transfer {
+                owe: tokens,
+                ..fresh
+            },
+            Change::Credit => Transfer {
+                give: tokens,
+                consumed: -signed,
+                ..fresh
+            },
+        }
+    };
+    charges.iter().map(of).collect()
+}
