@@ -6,8 +6,10 @@
 
 mod acquire;
 mod afterwards;
+mod campaign;
 mod ledger;
 mod network;
+mod payments;
 mod process;
 mod random;
 mod recovery;
@@ -17,11 +19,15 @@ mod trace;
 mod trouble;
 mod world;
 
+pub use campaign::{Draw, play, replay};
 pub use random::{NAMES, PERIODS_MULTIPLE};
 pub use report::{Fault, Recovery, Report, Violation};
 pub use scenario::{Afterwards, Change, Faults, Nanos, Scenario, Traffic};
 
 use world::World;
+
+/// How many acquires a scenario has unless somebody says, give or take a factor of seven.
+pub const REQUESTS: u64 = 4_000;
 
 impl Scenario {
     /// Plays it through, or until a promise is broken.

@@ -77,7 +77,12 @@ impl World<'_> {
         if self.measure.is_some() {
             Measure::arrive(self, &caller);
         }
-        self.attempt(caller);
+        let strict = scenario.strict[process];
+        if strict > 0 && self.chance(strict) {
+            self.pay_strictly(caller);
+        } else {
+            self.attempt(caller);
+        }
     }
 
     /// The parent as the process remembers it, or as the table says.
@@ -156,7 +161,9 @@ impl World<'_> {
             self.admitted(&caller, payers);
         } else if short.contains(&Some(Shortage::Refused)) {
             self.report.refused += 1;
-        } else if short.contains(&Some(Shortage::Unavailable)) {
+        } else if short.contains(&Some(Shortage::Unavailable))
+            || self.processes[caller.process].breaker.is_open()
+        {
             self.report.unavailable += 1;
         } else {
             self.ask(caller, short.map(|short| short.is_some()));
@@ -217,11 +224,12 @@ impl World<'_> {
                 if tokens == 0 {
                     continue;
                 }
+                // What the table pays counts when it pays.
                 if from_block {
                     self.processes[process].pool(bucket, slot).consumed += i128::from(tokens);
-                }
-                if let Err(what) = self.ledgers.admit(bucket, slot, now, tokens) {
-                    self.violated(what);
+                    if let Err(what) = self.ledgers.admit(bucket, slot, now, tokens) {
+                        self.violated(what);
+                    }
                 }
             }
         }

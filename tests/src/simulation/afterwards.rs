@@ -101,8 +101,15 @@ impl World<'_> {
         };
         let more = matches!(lease.end, End::Adjusted(_));
         for (bucket, payer) in lease.caller.buckets().zip(lease.payers) {
-            if let Some(Payer::Block(generation)) = payer {
-                self.correct_block(&lease, bucket, generation, tokens, more);
+            match payer {
+                Some(Payer::Block(generation)) => {
+                    self.correct_block(&lease, bucket, generation, tokens, more);
+                }
+                Some(Payer::Table) => {
+                    let limits = lease.limits.clone();
+                    self.correct_table(lease.caller.process, bucket, limits, tokens, more);
+                }
+                None => {}
             }
         }
     }
@@ -134,9 +141,7 @@ impl World<'_> {
             } else {
                 pool.consumed -= i128::from(tokens);
                 charges = charges.with(slot as u32, tokens);
-                if let Some(bound) = &mut self.ledgers.of(bucket, slot).bound {
-                    bound.give_back(tokens);
-                }
+                self.ledgers.give_back(bucket, slot, tokens);
             }
         }
         if !more {

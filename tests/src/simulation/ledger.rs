@@ -24,6 +24,8 @@ pub(super) struct Ledger {
     pub(super) bound: Option<WindowBound>,
     /// Whether the table has had it before.
     pub(super) born: bool,
+    /// When it was last deleted from the table.
+    pub(super) deleted_at: Option<Nanos>,
     /// Until when blocks may be out that a change of the numbers, or a deletion, left behind.
     pub(super) unsettled_until: Nanos,
 }
@@ -73,6 +75,7 @@ impl Ledgers {
         let ledger = || Ledger {
             bound: None,
             born: false,
+            deleted_at: None,
             unsettled_until: 0,
         };
         let all = scenario.buckets() * NAMES.len();
@@ -108,10 +111,19 @@ impl Ledgers {
         ))
     }
 
+    /// Tokens that were admitted were given back.
+    pub(super) fn give_back(&mut self, bucket: usize, slot: usize, tokens: u64) {
+        if let Some(bound) = &mut self.of(bucket, slot).bound {
+            bound.give_back(tokens);
+        }
+    }
+
     /// Something was deleted from the table.
     pub(super) fn deleted(&mut self, bucket: usize, slot: usize, at: Nanos) {
         let until = at + self.allowance;
-        self.of(bucket, slot).unsettled_until = until;
+        let ledger = self.of(bucket, slot);
+        ledger.unsettled_until = until;
+        ledger.deleted_at = Some(at);
     }
 
     /// A write was applied, and left `item`. Returns whether a deleted limit was made again.

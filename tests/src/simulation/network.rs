@@ -5,15 +5,14 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter_core::Bucket;
-use zae_limiter_core::item::{BucketItem, BucketWrite};
+use zae_limiter_core::item::{BucketItem, BucketWrite, LimitAction, LimitWrite};
 use zae_limiter_core::plan::Moved;
-use zae_limiter_core::renewal::Outcome;
 
 use super::ledger::{forgets_early, slot};
 use super::random::NAMES;
 use super::report::Fault;
 use super::scenario::Nanos;
-use super::world::{Event, World, number_of};
+use super::world::{Event, World};
 
 /// What a write does, limit by limit, in the order of the write.
 pub(super) type AllMoved = SmallVec<[Moved; 2]>;
@@ -23,6 +22,11 @@ pub(super) type AllMoved = SmallVec<[Moved; 2]>;
 pub(super) enum Owner {
     /// The reconciler, for a bucket.
     Renewal(Arc<Bucket>, AllMoved),
+    /// The strict payment of this number; whether what it debits is admitted.
+    Payment {
+        number: usize,
+        admits: bool,
+    },
 }
 
 /// A write under way.
@@ -71,19 +75,26 @@ impl Flight {
     /// What it debits less what it credits, of each limit that requests name.
     fn net(&self) -> [i128; NAMES.len()] {
         let mut net = [0; NAMES.len()];
-        let Owner::Renewal(_, moved) = &self.owner;
-        for (write, moved) in self.write.limits.iter().zip(moved) {
-            net[slot(&write.name)] = i128::from(moved.debit) - i128::from(moved.credit);
+        for (at, write) in self.write.limits.iter().enumerate() {
+            net[slot(&write.name)] = match &self.owner {
+                Owner::Renewal(_, moved) => moved
+                    .get(at)
+                    .map_or(0, |moved| i128::from(moved.debit) - i128::from(moved.credit)),
+                Owner::Payment { .. } => i128::from(consumed(write)),
+            };
         }
         net
     }
 }
 
 impl World<'_> {
-    pub(super) fn send(&mut self, process: usize, owner: Owner, write: BucketWrite) {
-        let bucket = match &owner {
-            Owner::Renewal(bucket, _) => number_of(bucket),
-        };
+    pub(super) fn send(
+        &mut self,
+        process: usize,
+        bucket: usize,
+        owner: Owner,
+        write: BucketWrite,
+    ) {
         let fate = self.fate();
         let p = &mut self.processes[process];
         let flight = Flight {
@@ -99,8 +110,11 @@ impl World<'_> {
             answered: false,
         };
         let net = flight.net();
+        let renews = matches!(flight.owner, Owner::Renewal(..));
         let number = self.flights.insert(flight);
-        p.seat(bucket).flight = Some(number);
+        if renews {
+            p.seat(bucket).flight = Some(number);
+        }
         self.report.writes += 1;
         self.trace.note(self.now, process, [bucket as u64, number as u64], || {
             format!("writes {net:?} to bucket {bucket}, flight {number}: {fate:?}")
@@ -191,7 +205,8 @@ impl World<'_> {
         if flight.answered {
             // The process has given up on it; the books learn that it took place after all.
             let (flight, p) = (self.flights.remove(number), &mut self.processes[process]);
-            if applied && p.incarnation == flight.incarnation {
+            let renewed = matches!(flight.owner, Owner::Renewal(..));
+            if applied && renewed && p.incarnation == flight.incarnation {
                 for (slot, net) in flight.net().into_iter().enumerate() {
                     let pool = p.pool(bucket, slot);
                     pool.debited += net;
@@ -216,14 +231,28 @@ impl World<'_> {
         let Some(item) = &self.items[bucket] else {
             return;
         };
-        let Owner::Renewal(_, moved) = &flight.owner;
         let mut problem = None;
         let mut again = false;
         for (at, write) in flight.write.limits.iter().enumerate() {
-            let debit = moved.get(at).map_or(0, |moved| moved.debit);
+            let debit = match &flight.owner {
+                Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
+                Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
+            };
             match self.ledgers.written(bucket, self.now, write, debit, item) {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
+            }
+            // A strict acquire is admitted by the table.
+            if let Owner::Payment { admits, .. } = flight.owner {
+                let (slot, tokens) = (slot(&write.name), consumed(write));
+                if tokens < 0 {
+                    self.ledgers
+                        .give_back(bucket, slot, tokens.unsigned_abs());
+                } else if admits && tokens > 0 {
+                    let tokens = tokens.unsigned_abs();
+                    let admitted = self.ledgers.admit(bucket, slot, self.now, tokens);
+                    problem = admitted.err().or(problem);
+                }
             }
         }
         if forgets_early(item, flight.write.expires_at_seconds) {
@@ -252,12 +281,22 @@ impl World<'_> {
         let (process, bucket, net) = (flight.process, flight.bucket, flight.net());
         let (incarnation, planned_at) = (flight.incarnation, flight.planned_at);
         let applied = flight.applied;
-        let Owner::Renewal(renewed, moved) = &flight.owner;
-        let (renewed, converts) = (renewed.clone(), moved.is_empty());
+        let owner = match &flight.owner {
+            Owner::Renewal(bucket, moved) => Ok((bucket.clone(), moved.is_empty())),
+            Owner::Payment { number, .. } => Err(*number),
+        };
         let under_way = !applied && flight.said.is_none() && flight.fate.applied_at > Some(self.now);
         if !under_way {
             self.flights.remove(number);
         }
+        let (renewed, converts) = match owner {
+            Ok(renewal) => renewal,
+            Err(payment) => {
+                let paid = if applied { net } else { [0; NAMES.len()] };
+                self.paid(payment, bucket, planned_at, outcome, paid);
+                return;
+            }
+        };
         let p = &mut self.processes[process];
         if p.incarnation != incarnation {
             return;
@@ -269,7 +308,7 @@ impl World<'_> {
             p.seat(bucket).expires_at = planned_at + self.scenario.options.lease_ttl_ms * 1_000_000;
         }
         let before = p.holds(bucket);
-        let action = p.machine.done(&p.clock, renewed, judged(outcome));
+        let action = p.machine.done(&p.clock, renewed, outcome);
         let after = p.holds(bucket);
         for slot in 0..NAMES.len() {
             let pool = p.pool(bucket, slot);
@@ -299,6 +338,7 @@ impl World<'_> {
         }
         self.act(process, action);
         self.ring(process, bucket);
+        self.mind_breaker(process);
         self.sleep(process);
     }
 
@@ -344,12 +384,10 @@ impl World<'_> {
     }
 }
 
-/// As the driver judges it.
-fn judged(outcome: WriteOutcome) -> Outcome {
-    match outcome {
-        WriteOutcome::Applied(item) => Outcome::Applied(item),
-        WriteOutcome::Refused(found) => Outcome::Refused(found),
-        WriteOutcome::Failed(_) => Outcome::Failed,
-        WriteOutcome::Unknown(_) => Outcome::Unknown,
+/// The consumption that a write reports.
+fn consumed(write: &LimitWrite) -> i64 {
+    match write.action {
+        LimitAction::Create(limit) => limit.consumed,
+        LimitAction::Update { change, .. } => change.consumed,
     }
 }

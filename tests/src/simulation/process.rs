@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use zae_limiter::breaker::Breaker;
 use zae_limiter::reconciler::Machine;
 use zae_limiter::{Clock, Limit, ManualClock};
 use zae_limiter_core::renewal::RenewalSettings;
@@ -37,6 +38,9 @@ pub(super) struct Process {
     pub(super) frozen_until: Nanos,
     pub(super) cache: BucketCache,
     pub(super) machine: Machine,
+    pub(super) breaker: Arc<Breaker>,
+    /// Whether the breaker was open when it was last looked at.
+    pub(super) suspended: bool,
     pub(super) seats: Vec<Option<Seat>>,
     /// What it has done with each limit of each bucket.
     pools: Vec<Pool>,
@@ -56,8 +60,9 @@ pub(super) struct Process {
 
 impl Process {
     /// A process that knows nothing yet.
-    pub(super) fn new(scenario: &Scenario, incarnation: u64) -> Self {
+    pub(super) fn new(scenario: &Scenario, incarnation: u64, seed: u64) -> Self {
         let (clock, hands) = Clock::manual();
+        let breaker = Arc::new(Breaker::new(seed));
         Self {
             incarnation,
             clock,
@@ -66,7 +71,9 @@ impl Process {
             offset: 0,
             frozen_until: 0,
             cache: BucketCache::new(),
-            machine: machine(scenario),
+            machine: machine(scenario, breaker.clone(), seed),
+            breaker,
+            suspended: false,
             seats: std::iter::repeat_with(|| None)
                 .take(scenario.buckets())
                 .collect(),
@@ -83,7 +90,7 @@ impl Process {
     }
 
     /// The process that takes its place after a crash, on the same machine.
-    pub(super) fn successor(&self, scenario: &Scenario) -> Self {
+    pub(super) fn successor(&self, scenario: &Scenario, seed: u64) -> Self {
         Self {
             clock: self.clock.clone(),
             hands: self.hands.clone(),
@@ -95,7 +102,7 @@ impl Process {
             next_arrival: self.next_arrival,
             demanded: self.demanded,
             admitted: self.admitted,
-            ..Self::new(scenario, self.incarnation + 1)
+            ..Self::new(scenario, self.incarnation + 1, seed)
         }
     }
 
@@ -151,11 +158,12 @@ impl Process {
     }
 }
 
-fn machine(scenario: &Scenario) -> Machine {
+fn machine(scenario: &Scenario, breaker: Arc<Breaker>, seed: u64) -> Machine {
     let settings = RenewalSettings {
         renewal: duration(scenario.renewal()),
         lease_ttl: duration(scenario.options.lease_ttl_ms * 1_000_000),
         latency: LATENCY_GUESS,
+        jitter: 0.0,
     };
-    Machine::new(settings, duration(scenario.idle_ttl))
+    Machine::new(settings, duration(scenario.idle_ttl), breaker, seed)
 }

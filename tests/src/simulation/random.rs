@@ -53,7 +53,8 @@ impl Draw {
 impl Scenario {
     /// The scenario of a seed, with about `requests` acquires, give or take a factor of seven.
     #[must_use]
-    pub fn random(seed: u64, requests: f64) -> Self {
+    #[allow(clippy::cast_precision_loss)]
+    pub fn random(seed: u64, requests: u64) -> Self {
         let mut draw = Draw(fastrand::Rng::with_seed(seed ^ 0x5ce0_a210));
         let renewal_ms = draw.one_of(&[100, 250, 500, 1_000, 1_000, 2_000]);
         let options = LeasedOptions {
@@ -68,8 +69,8 @@ impl Scenario {
         let end = calm_at + (lease_ttl + 20.0 * renewal) as Nanos;
 
         // The demand first, then a limit that makes it as much, or as little, as drawn.
-        let requests = draw.log(requests / 7.0, requests * 7.0);
-        let per_second = requests * SECOND / end as f64;
+        let several = draw.log(requests as f64 / 7.0, requests as f64 * 7.0);
+        let per_second = several * SECOND / end as f64;
         let most_tokens = draw.one_of(&[1, 1, 1, 3, 10, 100]);
         let load = draw.log(0.1, 20.0);
         let children = if draw.chance(50) {
@@ -101,6 +102,7 @@ impl Scenario {
         };
         let mut scenario = Self {
             seed,
+            requests,
             processes,
             strict,
             options,

@@ -17,6 +17,8 @@ pub type Nanos = u64;
 pub struct Scenario {
     /// Decides what is left to chance.
     pub seed: u64,
+    /// About how many acquires it was drawn for.
+    pub requests: u64,
     /// How many limiters there are.
     pub processes: usize,
     /// Of a thousand acquires of each process, how many are strict.

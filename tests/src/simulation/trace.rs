@@ -1,12 +1,11 @@
 //! What happened, as one number that any difference changes, and as lines to read.
 
-use std::hash::Hasher;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::{FixedState, FoldHasher};
-use std::hash::BuildHasher;
 
 /// All that happens passes through here.
-#[derive(Debug)]
 pub(super) struct Trace {
     hasher: FoldHasher<'static>,
     prints: bool,
@@ -40,5 +39,11 @@ impl Trace {
 
     pub(super) fn hash(&self) -> u64 {
         self.hasher.finish()
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trace({:x})", self.hash())
     }
 }

@@ -12,7 +12,7 @@ impl World<'_> {
         self.count(Fault::Crash);
         let dead = &mut self.processes[process];
         dead.sync(self.now);
-        let fresh = dead.successor(self.scenario);
+        let fresh = dead.successor(self.scenario, self.rng.u64(..));
         let dead: Process = std::mem::replace(dead, fresh);
         for seat in dead.seats.into_iter().flatten() {
             for number in seat.waiting {

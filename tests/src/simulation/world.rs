@@ -13,6 +13,7 @@ use super::acquire::Caller;
 use super::afterwards::Lease;
 use super::ledger::Ledgers;
 use super::network::{Flight, Owner};
+use super::payments::Paying;
 use super::process::Process;
 use super::recovery::Measure;
 use super::report::{Fault, Report, Violation};
@@ -34,6 +35,10 @@ pub(super) enum Event {
     Wake(usize),
     /// A caller does something with a lease.
     Afterwards(usize, usize),
+    /// A throttled payment of a process goes on.
+    Resume(usize, usize),
+    /// A process learns whether the table answers; the incarnation that asked.
+    Probed(usize, u64),
     /// A process dies.
     Crash(usize),
     /// A process stands still until then.
@@ -55,6 +60,8 @@ impl Event {
             Self::Arrival(process, _)
             | Self::Answer(process, _)
             | Self::Wake(process)
+            | Self::Resume(process, _)
+            | Self::Probed(process, _)
             | Self::Afterwards(process, _) => Some(process),
             _ => None,
         }
@@ -80,6 +87,7 @@ pub(super) struct World<'a> {
     pub(super) flights: Slab<Flight>,
     pub(super) callers: Slab<Caller>,
     pub(super) leases: Slab<Lease>,
+    pub(super) payments: Slab<Paying>,
     /// Buckets that the reconciler of a process has been told of.
     pub(super) told: VecDeque<(usize, Arc<Bucket>)>,
     pub(super) ledgers: Ledgers,
@@ -94,7 +102,7 @@ impl<'a> World<'a> {
         // Epochs of the table begin at some moment of the run.
         let phase = rng.u64(..60_000_000_000);
         let mut processes: Vec<_> = (0..scenario.processes)
-            .map(|_| Process::new(scenario, 0))
+            .map(|_| Process::new(scenario, 0, rng.u64(..)))
             .collect();
         for p in &mut processes {
             let wall = p.clock.wall().as_nanos();
@@ -115,6 +123,7 @@ impl<'a> World<'a> {
             flights: Slab::new(),
             callers: Slab::new(),
             leases: Slab::new(),
+            payments: Slab::new(),
             told: VecDeque::new(),
             ledgers: Ledgers::new(scenario),
             measure: None,
@@ -149,7 +158,9 @@ impl<'a> World<'a> {
             self.now = at;
             self.happen(event);
         }
-        if let Some(measure) = self.measure.take() {
+        if let Some(measure) = self.measure.take()
+            && scenario.promises_recovery()
+        {
             self.report.recovery = Some(measure.recovery(&self.processes));
         }
         self.report.trace = self.trace.hash();
@@ -176,6 +187,8 @@ impl<'a> World<'a> {
             Event::Answer(_, flight) => self.answer(flight),
             Event::Wake(process) => self.wake(process),
             Event::Afterwards(_, lease) => self.afterwards(lease),
+            Event::Resume(_, payment) => self.pay_on(payment),
+            Event::Probed(process, incarnation) => self.probed(process, incarnation),
             Event::Crash(process) => self.crash(process),
             Event::Freeze(process, until) => self.freeze(process, until),
             Event::SetClock(process, offset) => self.set_clock(process, offset),
@@ -284,6 +297,7 @@ impl<'a> World<'a> {
         // The machine's order among buckets that are due at once is that of their addresses.
         actions.sort_by_key(|action| match action {
             Action::Write(bucket, _) | Action::Forget(bucket) => number_of(bucket),
+            Action::Probe => usize::MAX,
         });
         for action in actions {
             self.act(process, Some(action));
@@ -302,9 +316,11 @@ impl<'a> World<'a> {
                 }
                 p.cache.forget(&bucket);
             }
+            Some(Action::Probe) => self.probe(process),
             Some(Action::Write(bucket, plan)) => {
                 let moved = plan.moved.iter().flatten().copied().collect();
-                self.send(process, Owner::Renewal(bucket, moved), plan.write);
+                let number = number_of(&bucket);
+                self.send(process, number, Owner::Renewal(bucket, moved), plan.write);
             }
         }
     }
