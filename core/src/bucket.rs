@@ -313,10 +313,11 @@ impl Bucket {
     /// Charges tokens of `limit` whatever the block holds: the rest is owed to the table.
     ///
     /// Returns whether the reconciler is to be told.
-    pub fn charge_anyway(&self, clock: &Clock, limit: &str, tokens: u64) -> bool {
+    pub fn charge_anyway(&self, clock: &Clock, limit: &Limit, tokens: u64) -> bool {
         let now = clock.now();
         let mut state = self.lock();
-        let Some(slot) = state.slot(limit) else {
+        state.know(limit);
+        let Some(slot) = state.slot(limit.name()) else {
             return false;
         };
         let active = state.active();
@@ -342,6 +343,8 @@ impl Bucket {
     ) -> bool {
         let now = clock.now();
         let mut state = self.lock();
+        let charged = charges.iter().map(|(at, _)| &limits[at as usize]);
+        charged.for_each(|limit| state.know(limit));
         let slots: SmallVec<[_; 2]> = charges
             .iter()
             .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
@@ -479,6 +482,14 @@ impl State {
         Paid {
             generation,
             hint: low && self.ask_for_a_look(),
+        }
+    }
+
+    /// A limit that somebody owes or is owed of is known, even if nobody declares it any more.
+    fn know(&mut self, limit: &Limit) {
+        if self.slot(limit.name()).is_none() {
+            self.active();
+            self.declare(&[limit.clone()].into());
         }
     }
 

@@ -371,7 +371,9 @@ impl Held<'_> {
         let engine = &*self.engine;
         match part.payer {
             Payer::Block { .. } => {
-                if part.bucket.charge_anyway(&engine.clock, name, tokens) {
+                let limit = self.limits.iter().find(|limit| limit.name() == name);
+                let charge = |limit| part.bucket.charge_anyway(&engine.clock, limit, tokens);
+                if limit.is_some_and(charge) {
                     engine.tell(&part.bucket);
                 }
                 Ok(())

@@ -28,6 +28,7 @@ pub struct WindowBound {
     /// the terms.
     token: i128,
     lease_ttl: u64,
+    late: u64,
     terms: Terms,
     /// What flows in during a nanosecond.
     rate: i128,
@@ -57,6 +58,7 @@ impl WindowBound {
         let mut bound = Self {
             token: i128::from(terms.refill_period_seconds * periods) * 1_000_000_000,
             lease_ttl: u64::try_from(lease_ttl.as_nanos()).unwrap_or(u64::MAX),
+            late: 0,
             terms: *terms,
             rate: 0,
             start: 0,
@@ -74,7 +76,8 @@ impl WindowBound {
     fn numbers(&self, terms: &Terms) -> (i128, i128) {
         let rate = self.token / (i128::from(terms.refill_period_seconds) * 1_000_000_000)
             * i128::from(terms.refill_amount);
-        let start = i128::from(terms.burst) * self.token + rate * i128::from(self.lease_ttl);
+        let start =
+            i128::from(terms.burst) * self.token + rate * i128::from(self.lease_ttl + self.late);
         (rate, start)
     }
 
@@ -108,6 +111,22 @@ impl WindowBound {
     /// `tokens` that were admitted before were given back.
     pub fn give_back(&mut self, tokens: u64) {
         self.admitted -= i128::from(tokens) * self.token;
+    }
+
+    /// Every window may be longer by `late` than by what was said before: a debit was made that
+    /// counts from the moment at which it was asked for, that long ago.
+    pub fn loosen(&mut self, at: u64, late: u64) {
+        if late <= self.late {
+            return;
+        }
+        self.flow_until(at);
+        let more = self.rate * i128::from(late - self.late);
+        self.late = late;
+        self.start += more;
+        self.lowest = self.lowest.saturating_add(more);
+        if let Some((before, _)) = &mut self.before {
+            *before += more;
+        }
     }
 
     /// The bucket is full again, because it was deleted.

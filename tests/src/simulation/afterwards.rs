@@ -125,19 +125,17 @@ impl World<'_> {
         let process = lease.caller.process;
         let p = &mut self.processes[process];
         let known = p.seat(bucket).bucket.clone();
-        // A bucket that was forgotten meanwhile may have been made again with other limits.
-        let declared = known.limits();
         let mut charges = Charges::default();
         let mut tell = false;
         for (slot, limit) in lease.limits.iter().enumerate() {
             let tokens = tokens[slot];
-            if tokens == 0 || !declared.iter().any(|known| known.name() == limit.name()) {
+            if tokens == 0 {
                 continue;
             }
             let pool = p.pool(bucket, slot);
             if more {
                 pool.consumed += i128::from(tokens);
-                tell |= known.charge_anyway(&p.clock, limit.name(), tokens);
+                tell |= known.charge_anyway(&p.clock, limit, tokens);
             } else {
                 pool.consumed -= i128::from(tokens);
                 charges = charges.with(slot as u32, tokens);

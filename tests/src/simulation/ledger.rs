@@ -111,6 +111,22 @@ impl Ledgers {
         ))
     }
 
+    /// The table admits what was asked for `late` ago. The bucket is debited as of then (see
+    /// `Transfer::asked_at`): if it was full, it refills from then on.
+    pub(super) fn admit_late(
+        &mut self,
+        bucket: usize,
+        slot: usize,
+        at: Nanos,
+        tokens: u64,
+        late: Nanos,
+    ) -> Result<(), String> {
+        if let Some(bound) = &mut self.of(bucket, slot).bound {
+            bound.loosen(at, late);
+        }
+        self.admit(bucket, slot, at, tokens)
+    }
+
     /// Tokens that were admitted were given back.
     pub(super) fn give_back(&mut self, bucket: usize, slot: usize, tokens: u64) {
         if let Some(bound) = &mut self.of(bucket, slot).bound {

@@ -11,7 +11,7 @@ use zae_limiter_core::plan::Moved;
 use super::ledger::{forgets_early, slot};
 use super::random::NAMES;
 use super::report::Fault;
-use super::scenario::Nanos;
+use super::scenario::{Nanos, duration};
 use super::world::{Event, World};
 
 /// What a write does, limit by limit, in the order of the write.
@@ -26,6 +26,7 @@ pub(super) enum Owner {
     Payment {
         number: usize,
         admits: bool,
+        asked_at: Nanos,
     },
 }
 
@@ -193,7 +194,7 @@ impl World<'_> {
         let bucket = flight.bucket;
         let outcome = BucketItem::apply(&mut self.items[bucket], &flight.write);
         flight.applied = outcome.is_ok();
-        let (applied, process) = (flight.applied, flight.process);
+        let (applied, process, planned_at) = (flight.applied, flight.process, flight.planned_at);
         self.trace.note(self.now, process, [number as u64, u64::from(applied)], || {
             let happens = if applied { "is applied" } else { "is refused" };
             format!("flight {number} {happens}: {:?}", self.items[bucket])
@@ -220,7 +221,7 @@ impl World<'_> {
             });
         }
         if applied {
-            self.check_out(bucket);
+            self.check_out(bucket, planned_at);
         }
     }
 
@@ -243,14 +244,18 @@ impl World<'_> {
                 Err(what) => problem = Some(what),
             }
             // A strict acquire is admitted by the table.
-            if let Owner::Payment { admits, .. } = flight.owner {
+            if let Owner::Payment {
+                admits, asked_at, ..
+            } = flight.owner
+            {
                 let (slot, tokens) = (slot(&write.name), consumed(write));
                 if tokens < 0 {
                     self.ledgers
                         .give_back(bucket, slot, tokens.unsigned_abs());
                 } else if admits && tokens > 0 {
                     let tokens = tokens.unsigned_abs();
-                    let admitted = self.ledgers.admit(bucket, slot, self.now, tokens);
+                    let (now, late) = (self.now, self.now - asked_at);
+                    let admitted = self.ledgers.admit_late(bucket, slot, now, tokens, late);
                     problem = admitted.err().or(problem);
                 }
             }
@@ -342,8 +347,9 @@ impl World<'_> {
         self.sleep(process);
     }
 
-    /// After a write: what is out in live blocks, beside the level.
-    fn check_out(&mut self, bucket: usize) {
+    /// After a write: what is out in live blocks, beside the level. A write can only guard what
+    /// there is when it is planned: what flows in until it is applied comes on top.
+    fn check_out(&mut self, bucket: usize, planned_at: Nanos) {
         let mut held = [0; NAMES.len()];
         for p in &self.processes {
             let Some(seat) = &p.seats[bucket] else {
@@ -369,7 +375,7 @@ impl World<'_> {
                 held[slot(limit.name())] += tokens;
             });
         }
-        let wall = self.latest_wall();
+        let wall = self.latest_wall().before(duration(self.now - planned_at));
         let Some(item) = &self.items[bucket] else {
             return;
         };

@@ -145,8 +145,12 @@ impl World<'_> {
             match step {
                 Step::Write(bucket, write) => {
                     let admits = paying.what.admits();
-                    let bucket = number_of(&bucket);
-                    self.send(process, bucket, Owner::Payment { number, admits }, write);
+                    let owner = Owner::Payment {
+                        number,
+                        admits,
+                        asked_at: paying.began,
+                    };
+                    self.send(process, number_of(&bucket), owner, write);
                 }
                 Step::Pause(attempt) => {
                     let pause = Duration::from_millis(25) * 2u32.pow(attempt.min(5));
@@ -249,7 +253,9 @@ impl World<'_> {
             for slot in 0..NAMES.len() {
                 let lost = net[slot] - due[slot];
                 let deleted = self.ledgers.of(*bucket, slot).deleted_at;
-                let excused = paying.in_doubt || deleted >= Some(paying.began);
+                let there = self.items[*bucket].as_ref();
+                let gone = there.is_none_or(|item| item.limit(NAMES[slot]).is_none());
+                let excused = paying.in_doubt || gone || deleted >= Some(paying.began);
                 if lost < 0 || lost > 0 && !excused {
                     problem = Some(format!(
                         "a strict payment of bucket {bucket} debited {net:?}, for {due:?}: {result:?}"
