@@ -24,8 +24,8 @@ pub(super) struct Ledger {
     pub(super) bound: Option<WindowBound>,
     /// Whether the table has had it before.
     pub(super) born: bool,
-    /// When it was last deleted from the table.
-    pub(super) deleted_at: Option<Nanos>,
+    /// Until when the table did not have it the last time.
+    pub(super) made_at: Nanos,
     /// Until when blocks may be out that a change of the numbers, or a deletion, left behind.
     pub(super) unsettled_until: Nanos,
 }
@@ -75,7 +75,7 @@ impl Ledgers {
         let ledger = || Ledger {
             bound: None,
             born: false,
-            deleted_at: None,
+            made_at: 0,
             unsettled_until: 0,
         };
         let all = scenario.buckets() * NAMES.len();
@@ -136,10 +136,9 @@ impl Ledgers {
 
     /// Something was deleted from the table.
     pub(super) fn deleted(&mut self, bucket: usize, slot: usize, at: Nanos) {
-        let until = at + self.allowance;
-        let ledger = self.of(bucket, slot);
-        ledger.unsettled_until = until;
-        ledger.deleted_at = Some(at);
+        // The ring is made anew with the limit, and processes subtract from it what they had
+        // entered into the old one, until its epochs have turned.
+        self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
     }
 
     /// A write was applied, and left `item`. Returns whether a deleted limit was made again.
@@ -163,6 +162,7 @@ impl Ledgers {
                 return Err(format!("a credit made limit {slot} of bucket {bucket}"));
             }
             again = std::mem::replace(&mut ledger.born, true);
+            ledger.made_at = at;
         }
         let bound = ledger.bound.get_or_insert_with(|| {
             WindowBound::changing(
@@ -173,7 +173,7 @@ impl Ledgers {
         });
         if bound.terms() != &limit.terms {
             bound.change(at, &limit.terms);
-            ledger.unsettled_until = at + allowance;
+            ledger.unsettled_until = ledger.unsettled_until.max(at + allowance);
         }
         if again {
             bound.gift(at);

@@ -252,10 +252,9 @@ impl World<'_> {
             };
             for slot in 0..NAMES.len() {
                 let lost = net[slot] - due[slot];
-                let deleted = self.ledgers.of(*bucket, slot).deleted_at;
-                let there = self.items[*bucket].as_ref();
-                let gone = there.is_none_or(|item| item.limit(NAMES[slot]).is_none());
-                let excused = paying.in_doubt || gone || deleted >= Some(paying.began);
+                let made_at = self.ledgers.of(*bucket, slot).made_at;
+                let gone = self.is_gone(*bucket, slot) || made_at >= paying.began;
+                let excused = paying.in_doubt || gone;
                 if lost < 0 || lost > 0 && !excused {
                     problem = Some(format!(
                         "a strict payment of bucket {bucket} debited {net:?}, for {due:?}: {result:?}"

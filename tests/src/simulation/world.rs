@@ -15,6 +15,7 @@ use super::ledger::Ledgers;
 use super::network::{Flight, Owner};
 use super::payments::Paying;
 use super::process::Process;
+use super::random::NAMES;
 use super::recovery::Measure;
 use super::report::{Fault, Report, Violation};
 use super::scenario::{Nanos, Scenario, Traffic};
@@ -327,14 +328,22 @@ impl<'a> World<'a> {
 
     /// Compares what a process holds of a bucket with what it should.
     pub(super) fn settle(&mut self, process: usize, bucket: usize, excused: bool) {
+        let gone: [_; NAMES.len()] = std::array::from_fn(|slot| self.is_gone(bucket, slot));
         let p = &mut self.processes[process];
         let mut result = Ok(());
         for (slot, holds) in p.holds(bucket).into_iter().enumerate() {
-            result = result.and(p.pool(bucket, slot).settle(holds, excused));
+            let pool = p.pool(bucket, slot);
+            result = result.and(pool.settle(holds, excused || gone[slot]));
         }
         if let Err(what) = result {
             self.violated(format!("process {process}, bucket {bucket}: {what}"));
         }
+    }
+
+    /// Whether the table has no such limit: then there is nothing that a credit could go to.
+    pub(super) fn is_gone(&self, bucket: usize, slot: usize) -> bool {
+        let item = self.items[bucket].as_ref();
+        item.is_none_or(|item| item.limit(NAMES[slot]).is_none())
     }
 
     pub(super) fn in_window(&self, windows: &[(Nanos, Nanos)]) -> bool {
