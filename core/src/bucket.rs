@@ -384,13 +384,19 @@ impl Bucket {
         active.map_or(Seen::Never, |active| active.books.seen.clone())
     }
 
-    /// Remembers what a strict write found or left in the table. Returns whether the reconciler
-    /// is to be told.
-    pub fn saw(&self, clock: &Clock, item: Option<BucketItem>) -> bool {
+    /// Remembers what a strict write that was sent at `sent` found or left in the table. Returns
+    /// whether the reconciler is to be told.
+    pub fn saw(&self, clock: &Clock, sent: MonotonicTime, item: Option<BucketItem>) -> bool {
         let now = clock.now();
         let mut state = self.lock();
         let fresh = state.active.is_none();
-        state.active().books.saw(now, item);
+        let books = &mut state.active().books;
+        // Of answers to writes that were under way at once, the last to come may be the oldest.
+        let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
+        let newer = sequence(item.as_ref()) >= sequence(books.seen.item());
+        if newer || books.seen_at <= sent {
+            books.saw(now, item);
+        }
         fresh && state.ask_for_a_look()
     }
 }

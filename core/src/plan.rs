@@ -331,31 +331,35 @@ fn update(
     let debit = Ticks::from(t.take + t.owe) * token;
 
     let books = Books::of(found, now, t, entry);
-    let level = (empty_at - found.z + give).min(terms.full());
+    let unclamped = empty_at - found.z + give;
+    let level = unclamped.min(terms.full());
     let share = books.share(&terms, level, t.holding.is_some());
+    // What the bucket holds beyond full must not hide what overflows for the others' sake.
+    let above_full = if share.overflow > 0 {
+        (unclamped - level).max(0)
+    } else {
+        0
+    };
     let expected_z = found.z + Ticks::from(t.others_took) * token;
     let over_full = expected_z - give < full_at - share.brim * (128 + nudge) / 256;
 
     // Where the level is watched beside what others hold, z must not lie much lower than seen.
     let watched = share.level_rise_max.map(|rise| found.z - rise);
+    let added = debit + share.overflow + above_full - give;
     let latest = (t.take > 0).then(|| empty_at + terms.refill(t.ahead) - debit - share.overflow);
     let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
     let (z_min, z_max, z) = if rewound {
         (None, None, ZChange::Set(full_at + debit))
     } else if debit == 0 {
-        (watched, None, ZChange::Add(share.overflow - give))
+        (watched, None, ZChange::Add(added))
     } else if over_full && latest.is_none_or(|latest| full_at <= latest) {
         let z = ZChange::Set(full_at + debit + share.overflow);
         (None, Some(full_at + give - 1), z)
     } else {
         let brim = full_at + give - share.brim;
         let z_min = watched.map_or(brim, |z| z.max(brim));
-        let z_max = latest.map(|latest| latest + give);
-        (
-            Some(z_min),
-            z_max,
-            ZChange::Add(debit + share.overflow - give),
-        )
+        let z_max = latest.map(|latest| latest + give - above_full);
+        (Some(z_min), z_max, ZChange::Add(added))
     };
     let z = match z {
         ZChange::Add(ticks) if Sabotage::RefillTwice.is_planted() => {

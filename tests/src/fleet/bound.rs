@@ -9,7 +9,7 @@
 //! to the new burst; blocks of the old numbers live on for one `lease_ttl`. So a window that
 //! starts within `lease_ttl + skew` after a change may start with the larger of the old and the
 //! new sum, any other with the current one; and what flows in during a window is the integral of
-//! the rate that was in force. A bucket that is deleted and made again is full: that is a gift of
+//! the rate that was in force, by the clock that is furthest ahead. A bucket that is deleted and made again is full: that is a gift of
 //! one burst to every window that contains it.
 
 use std::time::Duration;
@@ -135,12 +135,16 @@ impl WindowBound {
         self.refilled += i128::from(self.terms.burst) * self.token;
     }
 
-    /// From now on these numbers are in force.
-    pub fn change(&mut self, at: u64, terms: &Terms) {
+    /// From now on these numbers are in force. Whoever changed them has a clock that is `behind`
+    /// the one that is furthest ahead.
+    pub fn change(&mut self, at: u64, terms: &Terms, behind: u64) {
         if self.terms == *terms {
             return;
         }
         self.flow_until(at);
+        // By the clock that is ahead, what flowed in meanwhile did so at the old rate; from now
+        // on it did at the new one.
+        self.refilled += (self.numbers(terms).0 - self.rate) * i128::from(behind);
         self.before = Some((self.start_now(), at.saturating_add(self.lease_ttl)));
         self.terms = *terms;
         (self.rate, self.start) = self.numbers(terms);
@@ -221,7 +225,7 @@ mod tests {
         let cut = |at| {
             let limit = Limit::per_second("l", 1).expect("a limit");
             let mut bound = bound();
-            bound.change(SECOND, limit.terms());
+            bound.change(SECOND, limit.terms(), 0);
             bound.admit(at, 7);
             bound
         };

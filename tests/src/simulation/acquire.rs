@@ -15,9 +15,13 @@ pub(super) struct Caller {
     pub(super) process: usize,
     pub(super) child: usize,
     pub(super) parent: Option<usize>,
+    /// Which limits it declares: those that its process knew of when it came.
+    pub(super) version: usize,
     /// Of each limit that requests name.
     pub(super) tokens: [u64; NAMES.len()],
     pub(super) sent: Nanos,
+    /// Which of all waits it is in.
+    pub(super) wait: u64,
 }
 
 impl Caller {
@@ -70,8 +74,10 @@ impl World<'_> {
             process,
             child,
             parent,
+            version: self.processes[process].version,
             tokens,
             sent,
+            wait: 0,
         };
         self.report.acquires += 1;
         if self.measure.is_some() {
@@ -105,7 +111,8 @@ impl World<'_> {
         if caller.parent.is_none()
             && let Some(seat) = &p.seats[caller.child]
             && let Some(hit) = {
-                let request = Request::new(&p.limits, &consume[..named]);
+                let limits = &self.scenario.limits[caller.version];
+                let request = Request::new(limits, &consume[..named]);
                 seat.bucket.hit(&p.clock, &request)
             }
         {
@@ -126,8 +133,8 @@ impl World<'_> {
             let p = &mut self.processes[caller.process];
             let child = p.seat(caller.child).bucket.clone();
             let parent = caller.parent.map(|parent| p.seat(parent).bucket.clone());
-            let limits = p.limits.clone();
-            let request = Request::new(&limits, &consume[..named]);
+            let limits = &self.scenario.limits[caller.version];
+            let request = Request::new(limits, &consume[..named]);
             let (paid, short) = match &parent {
                 Some(parent) => match child.take_both(parent, &p.clock, &request) {
                     Ok([a, b]) => ([Some(a), Some(b)], [None, None]),
@@ -150,7 +157,7 @@ impl World<'_> {
             }
             for (bucket, short) in buckets.into_iter().zip(short) {
                 if let (Some(bucket), Some(Shortage::Undeclared)) = (bucket, short) {
-                    bucket.declare(&limits);
+                    bucket.declare(limits);
                     self.told
                         .push_back((caller.process, bucket.bucket().clone()));
                 }
@@ -174,15 +181,17 @@ impl World<'_> {
     }
 
     /// The table has to be asked; the caller waits.
-    fn ask(&mut self, caller: Caller, asked: [bool; 2]) {
+    fn ask(&mut self, mut caller: Caller, asked: [bool; 2]) {
         let (consume, named) = caller.consume();
+        self.waits += 1;
+        caller.wait = self.waits;
+        let wait = self.waits;
         let number = self.callers.insert(caller);
         let p = &mut self.processes[caller.process];
-        let limits = p.limits.clone();
-        let request = Request::new(&limits, &consume[..named]);
+        let request = Request::new(&self.scenario.limits[caller.version], &consume[..named]);
         for (bucket, asked) in caller.buckets().zip(asked) {
             let seat = p.seat(bucket);
-            seat.waiting.push(number);
+            seat.waiting.push((number, wait));
             if asked && seat.bucket.want(&request) {
                 self.told
                     .push_back((caller.process, seat.bucket.bucket().clone()));
@@ -195,10 +204,9 @@ impl World<'_> {
         let Some(seat) = &mut self.processes[process].seats[bucket] else {
             return;
         };
-        for number in std::mem::take(&mut seat.waiting) {
-            // A caller who waits for two buckets has been woken by the other, perhaps; then the
-            // number may be another caller's, who may look again, too.
-            if self.callers.get(number).is_some_and(|c| c.process == process) {
+        for (number, wait) in std::mem::take(&mut seat.waiting) {
+            // A caller who waits for two buckets has been woken by the other, perhaps.
+            if self.callers.get(number).is_some_and(|c| c.wait == wait) {
                 let caller = self.callers.remove(number);
                 self.attempt(caller);
             }

@@ -73,7 +73,7 @@ impl World<'_> {
             caller: *caller,
             incarnation: p.incarnation,
             payers,
-            limits: p.limits.clone(),
+            limits: scenario.limits[caller.version].clone(),
             end,
         };
         let number = self.leases.insert(lease);

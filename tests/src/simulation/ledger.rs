@@ -141,13 +141,15 @@ impl Ledgers {
         self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
     }
 
-    /// A write was applied, and left `item`. Returns whether a deleted limit was made again.
+    /// A write was applied, and left `item`. Its time stamp was `behind` the clock that is
+    /// furthest ahead. Returns whether a deleted limit was made again.
     pub(super) fn written(
         &mut self,
         bucket: usize,
         at: Nanos,
         write: &LimitWrite,
         debit: u64,
+        behind: Nanos,
         item: &BucketItem,
     ) -> Result<bool, String> {
         let slot = slot(&write.name);
@@ -172,7 +174,7 @@ impl Ledgers {
             )
         });
         if bound.terms() != &limit.terms {
-            bound.change(at, &limit.terms);
+            bound.change(at, &limit.terms, behind);
             ledger.unsettled_until = ledger.unsettled_until.max(at + allowance);
         }
         if again {

@@ -39,6 +39,8 @@ pub(super) struct Flight {
     owner: Owner,
     write: BucketWrite,
     planned_at: Nanos,
+    /// How far the process's wall clock was behind the one that is ever furthest ahead.
+    behind: Nanos,
     fate: Fate,
     /// What the table said, once it was asked.
     said: Option<WriteOutcome>,
@@ -105,6 +107,7 @@ impl World<'_> {
             owner,
             write,
             planned_at: self.now,
+            behind: self.scenario.furthest_ahead().abs_diff(p.offset),
             fate,
             said: None,
             applied: false,
@@ -234,12 +237,14 @@ impl World<'_> {
         };
         let mut problem = None;
         let mut again = false;
+        let behind = flight.behind + (self.now - flight.planned_at);
         for (at, write) in flight.write.limits.iter().enumerate() {
             let debit = match &flight.owner {
                 Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
                 Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
             };
-            match self.ledgers.written(bucket, self.now, write, debit, item) {
+            let now = self.now;
+            match (self.ledgers).written(bucket, now, write, debit, behind, item) {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
             }
@@ -357,6 +362,8 @@ impl World<'_> {
             };
             let flight = seat.flight.map(|number| &self.flights[number]);
             let coming = flight.filter(|f| f.applied && f.fate.answer == Answer::Told);
+            let renews = |f: &&Flight| matches!(&f.owner, Owner::Renewal(_, moved) if !moved.is_empty());
+            let coming = coming.filter(renews);
             let ttl = self.scenario.options.lease_ttl_ms * 1_000_000;
             let renewed = coming.map_or(0, |f| f.planned_at + ttl);
             let expires_at = seat.expires_at.max(renewed);

@@ -17,8 +17,8 @@ use crate::fleet::{LATENCY_GUESS, RESOURCE};
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) bucket: BucketRef,
-    /// The callers who wait for it.
-    pub(super) waiting: Vec<usize>,
+    /// The callers who wait for it, each with the number of the wait.
+    pub(super) waiting: Vec<(usize, u64)>,
     /// When the block that the process holds expires, by what it was told.
     pub(super) expires_at: Nanos,
     /// The write under way.

@@ -137,6 +137,13 @@ impl Scenario {
         most.unwrap_or(0).max(0).abs_diff(least.unwrap_or(0).min(0))
     }
 
+    /// How far the wall clock that is ever furthest ahead is ahead of the true time.
+    #[must_use]
+    pub fn furthest_ahead(&self) -> i64 {
+        let offsets = self.faults.clocks.iter().map(|&(_, _, offset)| offset);
+        offsets.max().unwrap_or(0).max(0)
+    }
+
     /// How long tokens may be out in blocks.
     #[must_use]
     pub fn lease_ttl(&self) -> Nanos {

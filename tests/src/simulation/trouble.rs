@@ -15,8 +15,8 @@ impl World<'_> {
         let fresh = dead.successor(self.scenario, self.rng.u64(..));
         let dead: Process = std::mem::replace(dead, fresh);
         for seat in dead.seats.into_iter().flatten() {
-            for number in seat.waiting {
-                if self.callers.get(number).is_some_and(|c| c.process == process) {
+            for (number, wait) in seat.waiting {
+                if self.callers.get(number).is_some_and(|c| c.wait == wait) {
                     self.callers.remove(number);
                 }
             }

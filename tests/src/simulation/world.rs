@@ -87,6 +87,7 @@ pub(super) struct World<'a> {
     pub(super) parents: Vec<Option<usize>>,
     pub(super) flights: Slab<Flight>,
     pub(super) callers: Slab<Caller>,
+    pub(super) waits: u64,
     pub(super) leases: Slab<Lease>,
     pub(super) payments: Slab<Paying>,
     /// Buckets that the reconciler of a process has been told of.
@@ -123,6 +124,7 @@ impl<'a> World<'a> {
             parents: vec![None; scenario.children],
             flights: Slab::new(),
             callers: Slab::new(),
+            waits: 0,
             leases: Slab::new(),
             payments: Slab::new(),
             told: VecDeque::new(),
