@@ -148,8 +148,9 @@ impl WindowBound {
         }
         self.flow_until(at);
         // By the clock that is ahead, what flowed in meanwhile did so at the old rate; from now
-        // on it did at the new one.
-        self.refilled += (self.numbers(terms).0 - self.rate) * i128::from(behind);
+        // on it did at the new one, until the bucket was full.
+        let more = (self.numbers(terms).0 - self.rate) * i128::from(behind);
+        self.refilled += more.clamp(0, i128::from(terms.burst) * self.token);
         self.before = Some((self.start_now(), at.saturating_add(self.lease_ttl)));
         self.terms = *terms;
         (self.rate, self.start) = self.numbers(terms);
