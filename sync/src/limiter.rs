@@ -108,8 +108,9 @@ impl RateLimiter {
         let bucket = engine.bucket(entity_id, resource, limits)?;
         let mut known = bucket.knowledge(&engine.clock, &[]);
         if engine.strict || known.iter().any(|(_, known)| known.age.is_none()) {
+            let sent = engine.clock.now();
             let item = engine.read(&bucket).await?;
-            if bucket.saw(&engine.clock, item) {
+            if bucket.saw(&engine.clock, sent, item) {
                 engine.tell(&bucket);
             }
             known = bucket.knowledge(&engine.clock, &[]);

@@ -1,0 +1,72 @@
+//! Everything that can go wrong does, in simulated time, and every promise is kept. Needs no
+//! endpoint.
+
+use std::fmt::Write;
+use std::thread;
+
+use zae_limiter_core::sabotage::Sabotage;
+use zae_limiter_tests::simulation::{self, Fault, REQUESTS, Report, Scenario};
+
+const THREADS: usize = 2;
+
+#[test]
+fn five_hundred_fleets_keep_every_promise() {
+    const SEEDS: u64 = 600;
+    let mut all = Report::default();
+    let mut broken = String::new();
+    let draw = |seed| Scenario::random(seed, REQUESTS);
+    simulation::play(0..SEEDS, THREADS, &draw, &mut |scenario, report| {
+        all.add(&report);
+        if let Some(violation) = &report.violation {
+            let replay = simulation::replay(scenario);
+            let _ = writeln!(broken, "seed {}: {violation}\n  {replay}", scenario.seed);
+        }
+        true
+    });
+    println!(
+        "{SEEDS} seeds, {} acquires, {} writes",
+        all.acquires, all.writes
+    );
+    for fault in Fault::ALL {
+        let times = all.faults[fault as usize];
+        println!("{fault:?}: {times}");
+        assert!(times > 0, "{fault:?} never happened");
+    }
+    assert!(broken.is_empty(), "\n{broken}");
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    for seed in 0..40 {
+        let run = || Scenario::random(seed, REQUESTS / 4).run();
+        let report = run();
+        assert_eq!(report, run(), "seed {seed}");
+        assert_ne!(
+            report.trace,
+            Scenario::random(seed + 1, REQUESTS / 4).run().trace
+        );
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    const SEEDS: u64 = 200;
+    let find = |sabotage: Sabotage| {
+        let _planted = sabotage.plant();
+        (0..SEEDS).find_map(|seed| {
+            let report = Scenario::random(seed, REQUESTS).run();
+            report.violation.map(|violation| (seed + 1, violation))
+        })
+    };
+    thread::scope(|scope| {
+        let searches =
+            Sabotage::ALL.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
+        for (sabotage, search) in searches {
+            let found = search.join().expect("a search should end");
+            let Some((seeds, violation)) = found else {
+                panic!("{sabotage:?} was not found in {SEEDS} seeds");
+            };
+            println!("{sabotage:?}: found after {seeds} seeds, {violation}");
+        }
+    });
+}
