@@ -70,6 +70,9 @@ pub struct Transfer<'a> {
     /// since. A bucket that was found not to be full then is not full then, however long the
     /// answer took; as of now it might be full again, and the guess wrong once more.
     pub asked_at: Option<WallTime>,
+    /// Whether callers want tokens of this limit, even if none are taken now: then its terms are
+    /// in force. A bucket in debt would else be refilled by old terms until it is out of debt.
+    pub in_demand: bool,
     /// How far a debit may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
@@ -93,6 +96,7 @@ impl<'a> Transfer<'a> {
             give: 0,
             others_took: 0,
             asked_at: None,
+            in_demand: false,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
@@ -259,7 +263,7 @@ fn expires_at_seconds(now: WallTime, transfers: &[Transfer<'_>], seen: Option<&B
 fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitWrite> {
     let terms = *t.limit.terms();
     // A credit alone is made in the terms that are found: it must not bring back old ones.
-    if found.terms == terms || !t.is_debit() {
+    if found.terms == terms || !(t.is_debit() || t.in_demand) {
         return None;
     }
     Some(LimitWrite {

@@ -85,6 +85,8 @@ struct Summary {
     allowed: u64,
     least: f64,
     least_fairness: f64,
+    /// Seeds whose fleets did badly after the last fault.
+    slow: Vec<(f64, f64, u64)>,
     seconds: f64,
     broken: Vec<String>,
 }
@@ -112,6 +114,7 @@ impl Summary {
             allowed: 0,
             least: 1.0,
             least_fairness: 1.0,
+            slow: Vec::new(),
             seconds: 0.0,
             broken: Vec::new(),
         };
@@ -143,6 +146,10 @@ impl Summary {
             self.allowed += recovery.allowed;
             self.least = self.least.min(recovery.admitted_of_allowed());
             self.least_fairness = self.least_fairness.min(recovery.fairness);
+            let admitted = recovery.admitted_of_allowed();
+            if !recovery.is_well() {
+                self.slow.push((admitted, recovery.fairness, scenario.seed));
+            }
         }
         let Some(violation) = &report.violation else {
             return true;
@@ -209,6 +216,10 @@ impl Summary {
                 "least fairness after the last fault",
                 format!("{:.4}", self.least_fairness),
             ),
+            (
+                "recoveries that are slow or unfair",
+                count(self.slow.len() as u64),
+            ),
             ("promises broken", count(self.broken.len() as u64)),
         ] {
             table.add_row([name.to_owned(), value]);
@@ -217,5 +228,12 @@ impl Summary {
             table.add_row([name, count(value)]);
         }
         println!("{table}");
+        let mut slow = self.slow.clone();
+        slow.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (admitted, fairness, seed) in slow.iter().take(20) {
+            println!(
+                "seed {seed}: {admitted:.3} of what is allowed after the last fault, fairness {fairness:.3}"
+            );
+        }
     }
 }

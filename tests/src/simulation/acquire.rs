@@ -20,6 +20,8 @@ pub(super) struct Caller {
     /// Of each limit that requests name.
     pub(super) tokens: [u64; NAMES.len()],
     pub(super) sent: Nanos,
+    /// When its process began with it.
+    since: Nanos,
     /// Which of all waits it is in.
     pub(super) wait: u64,
 }
@@ -77,6 +79,7 @@ impl World<'_> {
             version: self.processes[process].version,
             tokens,
             sent,
+            since: self.now,
             wait: 0,
         };
         self.report.acquires += 1;
@@ -208,7 +211,11 @@ impl World<'_> {
             // A caller who waits for two buckets has been woken by the other, perhaps.
             if self.callers.get(number).is_some_and(|c| c.wait == wait) {
                 let caller = self.callers.remove(number);
-                self.attempt(caller);
+                if self.now - caller.since >= self.scenario.acquire_timeout {
+                    self.report.unavailable += 1; // it has given up meanwhile
+                } else {
+                    self.attempt(caller);
+                }
             }
         }
     }

@@ -125,6 +125,7 @@ impl World<'_> {
         let process = lease.caller.process;
         let p = &mut self.processes[process];
         let known = p.seat(bucket).bucket.clone();
+        let before = p.credits(bucket);
         let mut charges = Charges::default();
         let mut tell = false;
         for (slot, limit) in lease.limits.iter().enumerate() {
@@ -139,11 +140,17 @@ impl World<'_> {
             } else {
                 pool.consumed -= i128::from(tokens);
                 charges = charges.with(slot as u32, tokens);
-                self.ledgers.give_back(bucket, slot, tokens);
             }
         }
         if !more {
             tell |= known.give_back(&p.clock, Some(generation), &lease.limits, &charges);
+            // What the block takes back can be admitted again at once; the rest when it has
+            // reached the table.
+            let after = p.credits(bucket);
+            for slot in 0..lease.limits.len() {
+                let refunded = tokens[slot] - (after[slot] - before[slot]);
+                self.ledgers.give_back(bucket, slot, refunded);
+            }
         }
         if tell {
             self.told.push_back((process, known.bucket().clone()));

@@ -38,6 +38,8 @@ pub(super) struct Flight {
     bucket: usize,
     owner: Owner,
     write: BucketWrite,
+    /// What it credits of what callers have given back.
+    credits: [u64; NAMES.len()],
     planned_at: Nanos,
     /// How far the process's wall clock was behind the one that is ever furthest ahead.
     behind: Nanos,
@@ -94,12 +96,17 @@ impl World<'_> {
     pub(super) fn send(&mut self, process: usize, bucket: usize, owner: Owner, write: BucketWrite) {
         let fate = self.fate();
         let p = &mut self.processes[process];
+        let credits = match &owner {
+            Owner::Renewal(_, moved) if !moved.is_empty() => p.credits(bucket),
+            _ => [0; NAMES.len()],
+        };
         let flight = Flight {
             process,
             incarnation: p.incarnation,
             bucket,
             owner,
             write,
+            credits,
             planned_at: self.now,
             behind: self.scenario.furthest_ahead().abs_diff(p.offset),
             fate,
@@ -248,6 +255,8 @@ impl World<'_> {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
             }
+            self.ledgers
+                .give_back(bucket, slot(&write.name), flight.credits[slot(&write.name)]);
             // A strict acquire is admitted by the table.
             if let Owner::Payment {
                 admits, asked_at, ..

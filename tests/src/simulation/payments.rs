@@ -227,9 +227,6 @@ impl World<'_> {
             let left = after[slot] - before[slot];
             p.pool(bucket, slot).consumed -= left;
             paying.net[entry].1[slot] += net[slot] - left;
-            if left > 0 {
-                self.ledgers.give_back(bucket, slot, left as u64);
-            }
         }
         if let Some(bucket) = told {
             self.told.push_back((process, bucket.bucket().clone()));

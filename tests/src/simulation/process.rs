@@ -144,6 +144,18 @@ impl Process {
         holds
     }
 
+    /// What callers have given back of the limits of a bucket, and has to be credited yet.
+    pub(super) fn credits(&self, bucket: usize) -> [u64; NAMES.len()] {
+        let mut credits = [0; NAMES.len()];
+        if let Some(seat) = &self.seats[bucket] {
+            let see = |limit: &Limit, position: Position, _| {
+                credits[slot(limit.name())] = position.credit;
+            };
+            seat.bucket.positions(see);
+        }
+        credits
+    }
+
     pub(super) fn seat(&mut self, bucket: usize) -> &mut Seat {
         let (cache, limits) = (&self.cache, &self.limits);
         self.seats[bucket].get_or_insert_with(|| {

@@ -115,6 +115,7 @@ impl Scenario {
             } else {
                 draw.one_of(&[200, 1_000])
             },
+            acquire_timeout: draw.nanos(renewal, 10.0 * renewal),
             entity_ttl: draw.nanos(renewal, calm_at as f64),
             latency: draw.nanos(1e6, (renewal / 12.0).min(60e6)),
             demand,

@@ -1,5 +1,6 @@
 //! Whether a fleet is well again after its last fault: what it admits, of what could be.
 
+use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan;
 
 use super::acquire::Caller;
@@ -15,7 +16,8 @@ use crate::fleet::IdealBucket;
 pub(super) struct Measure {
     since: Nanos,
     /// What a limiter that knows everything at once would have, beginning with what the table
-    /// says: debts count, tokens do not, for they may be out in blocks.
+    /// says and what processes owe to it: debts count, tokens do not, for they may be out in
+    /// blocks.
     ideal: Vec<[Option<IdealBucket>; NAMES.len()]>,
     allowed: u64,
 }
@@ -24,17 +26,20 @@ impl Measure {
     pub(super) fn new(world: &World<'_>) -> Self {
         let wall = world.latest_wall();
         let limits = &world.processes[0].limits;
-        let of = |item: &Option<zae_limiter_core::item::BucketItem>| {
+        let of = |(bucket, item): (usize, &Option<BucketItem>)| {
             let mut ideal = [None, None];
-            for (limit, ideal) in limits.iter().zip(&mut ideal) {
-                let level = plan::level(item.as_ref(), wall, limit).min(0);
+            for (slot, (limit, ideal)) in limits.iter().zip(&mut ideal).enumerate() {
+                let debts = world.processes.iter().map(|p| p.holds(bucket)[slot].min(0));
+                let debts: i128 = debts.sum();
+                let level = plan::level(item.as_ref(), wall, limit);
+                let level = (level + debts * limit.terms().token()).min(0);
                 *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
             }
             ideal
         };
         Self {
             since: world.now,
-            ideal: world.items.iter().map(of).collect(),
+            ideal: world.items.iter().enumerate().map(of).collect(),
             allowed: 0,
         }
     }

@@ -83,6 +83,12 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// Whether the fleet admits all that it is allowed, and nobody starves.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.admitted_of_allowed() >= 0.97 && self.fairness >= 0.9
+    }
+
     /// Tokens admitted, of those that could have been.
     #[must_use]
     pub fn admitted_of_allowed(&self) -> f64 {

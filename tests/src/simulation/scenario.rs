@@ -36,6 +36,8 @@ pub struct Scenario {
     pub parents: usize,
     /// Of a thousand acquires, how many charge the parent too.
     pub cascade: u32,
+    /// How long an acquire waits for the table.
+    pub acquire_timeout: Nanos,
     /// For how long a process remembers a parent.
     pub entity_ttl: Nanos,
     /// How long a write takes on average.

@@ -255,6 +255,13 @@ impl<'a> World<'a> {
         let lasting = self.flights.iter().map(|(_, flight)| flight.over_at());
         let frozen = self.processes.iter().map(|p| p.frozen_until);
         let over = lasting.chain(frozen).max().unwrap_or(0).max(self.now);
+        // Callers who wait with limits of before declare them again and again, until they give up.
+        let stale = if self.scenario.limits.len() > 1 {
+            self.scenario.acquire_timeout
+        } else {
+            0
+        };
+        let over = over + stale;
         let renewal = self.scenario.renewal();
         self.plan(over + 2 * renewal, Event::Recovered);
         self.end = over + 14 * renewal;
