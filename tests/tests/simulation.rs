@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::thread;
 
 use zae_limiter_core::sabotage::Sabotage;
-use zae_limiter_tests::simulation::{self, Fault, REQUESTS, Report, Scenario};
+use zae_limiter_tests::simulation::{self, Change, Fault, REQUESTS, Report, Scenario};
 
 const THREADS: usize = 2;
 
@@ -69,4 +69,32 @@ fn every_planted_bug_is_found() {
             println!("{sabotage:?}: found after {seeds} seeds, {violation}");
         }
     });
+}
+
+/// The fleets of the random scenarios after outages, crashes and freezes alone.
+fn plain(seed: u64) -> Scenario {
+    let mut scenario = Scenario::random(seed, REQUESTS);
+    scenario.leases.adjusted = 0;
+    scenario.faults.clocks.clear();
+    scenario.limits.truncate(1);
+    scenario.strict.fill(0);
+    scenario.changes.retain(|(at, change)| *at == 0 && matches!(change, Change::Parent(..)));
+    scenario
+}
+
+#[test]
+fn fleets_recover_within_two_renewal_periods() {
+    let (mut measured, mut slow) = (0, Vec::new());
+    simulation::play(0..600, THREADS, &plain, &mut |scenario, report| {
+        if let Some(recovery) = report.recovery {
+            measured += 1;
+            if !recovery.is_well() {
+                slow.push((scenario.seed, recovery.admitted_of_allowed(), recovery.fairness));
+            }
+        }
+        true
+    });
+    slow.sort_by_key(|(seed, ..)| *seed);
+    println!("{measured} measured, slow: {slow:?}");
+    assert!(slow.is_empty(), "{slow:?}");
 }
