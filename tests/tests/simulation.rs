@@ -51,16 +51,13 @@ fn one_seed_is_one_history() {
 #[test]
 fn every_planted_bug_is_found() {
     const SEEDS: u64 = 200;
-    let find = |sabotage: Sabotage| {
-        let _planted = sabotage.plant();
-        (0..SEEDS).find_map(|seed| {
-            let report = Scenario::random(seed, REQUESTS).run();
-            report.violation.map(|violation| (seed + 1, violation))
-        })
-    };
     thread::scope(|scope| {
-        let searches =
-            Sabotage::ALL.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
+        let searches = Sabotage::ALL.map(|sabotage| {
+            (
+                sabotage,
+                scope.spawn(move || simulation::find(sabotage, SEEDS)),
+            )
+        });
         for (sabotage, search) in searches {
             let found = search.join().expect("a search should end");
             let Some((seeds, violation)) = found else {
@@ -78,7 +75,9 @@ fn plain(seed: u64) -> Scenario {
     scenario.faults.clocks.clear();
     scenario.limits.truncate(1);
     scenario.strict.fill(0);
-    scenario.changes.retain(|(at, change)| *at == 0 && matches!(change, Change::Parent(..)));
+    scenario
+        .changes
+        .retain(|(at, change)| *at == 0 && matches!(change, Change::Parent(..)));
     scenario
 }
 
@@ -89,7 +88,11 @@ fn fleets_recover_within_two_renewal_periods() {
         if let Some(recovery) = report.recovery {
             measured += 1;
             if !recovery.is_well() {
-                slow.push((scenario.seed, recovery.admitted_of_allowed(), recovery.fairness));
+                slow.push((
+                    scenario.seed,
+                    recovery.admitted_of_allowed(),
+                    recovery.fairness,
+                ));
             }
         }
         true

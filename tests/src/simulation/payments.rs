@@ -33,6 +33,7 @@ pub(super) struct Paying {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there are few at a time
 enum What {
     /// Of an acquire, whose caller loses interest at some time.
     Acquire(Caller, Payment, Option<Nanos>),
