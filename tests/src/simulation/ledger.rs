@@ -39,8 +39,8 @@ pub(super) struct Pool {
     pub(super) consumed: i128,
     /// What is not accounted for.
     pub(super) lost: i128,
-    /// The item, or the limit in it, has been deleted since the process last saw it.
-    pub(super) deleted: bool,
+    /// When the item, or the limit in it, was deleted, if the process cannot know of a new one yet.
+    pub(super) deleted: Option<Nanos>,
 }
 
 impl Pool {
@@ -50,7 +50,7 @@ impl Pool {
         let before = std::mem::replace(&mut self.lost, lost);
         if lost < before {
             Err(format!("{} tokens from nowhere: {self:?}", before - lost))
-        } else if lost > before && !excused && !self.deleted {
+        } else if lost > before && !excused && self.deleted.is_none() {
             Err(format!(
                 "{} tokens lost for no reason: {self:?}",
                 lost - before

@@ -300,7 +300,7 @@ impl World<'_> {
         });
         let (process, bucket, net) = (flight.process, flight.bucket, flight.net());
         let (incarnation, planned_at) = (flight.incarnation, flight.planned_at);
-        let applied = flight.applied;
+        let (applied, applied_at) = (flight.applied, flight.fate.applied_at);
         let owner = match &flight.owner {
             Owner::Renewal(bucket, moved) => Ok((bucket.clone(), moved.is_empty())),
             Owner::Payment { number, .. } => Err(*number),
@@ -353,8 +353,14 @@ impl World<'_> {
         });
         self.settle(process, bucket, unknown);
         if landed {
-            for slot in 0..NAMES.len() {
-                self.processes[process].pool(bucket, slot).deleted = false;
+            let p = &mut self.processes[process];
+            let seen = p.seat(bucket).bucket.seen();
+            for (slot, name) in NAMES.into_iter().enumerate() {
+                // As long as the process believes that the limit is gone it drops what it owes
+                // it; and a write that came before the deletion says nothing of it.
+                let there = seen.item().is_some_and(|item| item.limit(name).is_some());
+                let deleted = &mut p.pool(bucket, slot).deleted;
+                *deleted = deleted.filter(|at| !there || applied_at < Some(*at));
             }
         }
         self.act(process, action);
