@@ -378,6 +378,7 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
+                flight: settings.latency * 2,
                 consumed: signed(slot.spent) - signed(account.credit),
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
