@@ -282,19 +282,20 @@ impl Bucket {
         Ok(state.spend(&charges))
     }
 
-    /// Takes the tokens of a valid `request` from both buckets, or from neither.
+    /// Takes the tokens of two valid requests from two buckets, or from neither.
     ///
     /// # Errors
     /// The [`Shortage`] of each that cannot pay; then nothing is taken from either.
     pub fn take_both(
         &self,
-        other: &Self,
-        clock: &Clock,
         request: &Request<'_>,
+        other: &Self,
+        others_request: &Request<'_>,
+        clock: &Clock,
     ) -> Result<[Paid; 2], [Option<Shortage>; 2]> {
         let (mut mine, mut theirs) = self.lock_both(other);
         let now = clock.now();
-        match (mine.check(now, request), theirs.check(now, request)) {
+        match (mine.check(now, request), theirs.check(now, others_request)) {
             (Ok(a), Ok(b)) => Ok([mine.spend(&a), theirs.spend(&b)]),
             (Ok(a), Err(b)) if Sabotage::HalfCascade.is_planted() => {
                 mine.spend(&a);
@@ -374,6 +375,18 @@ impl Bucket {
             active.books.account(slot as usize).want(tokens);
         }
         state.ask_for_a_look()
+    }
+
+    /// Registers what a caller asked for in vain who does not wait: that is demand as well, and
+    /// the next block is to have it.
+    pub fn missed(&self, request: &Request<'_>) {
+        let mut state = self.lock();
+        if let Some(charges) = state.resolve(request) {
+            let active = state.active();
+            for (slot, tokens) in charges.iter() {
+                active.slots[slot as usize].refused += tokens;
+            }
+        }
     }
 
     /// The item as it was last seen in the table.

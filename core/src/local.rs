@@ -95,27 +95,31 @@ pub struct LocalLevel {
 }
 
 impl Bucket {
-    /// Takes the tokens of a valid `request` from this process's share, and from its share of
-    /// `parent` too; all of it or nothing. The limits have to be declared.
-    pub fn take_share(
+    /// Takes the tokens of a valid `request` from this process's share. The limits have to be
+    /// declared.
+    pub fn take_share(&self, request: &Request<'_>, clock: &Clock, share: Share) -> bool {
+        let at = time(clock);
+        let mut mine = self.lock();
+        let paid = mine.share_of(at, request, share);
+        paid.map(|charges| mine.spend_share(at, &charges, share))
+            .is_some()
+    }
+
+    /// Takes the tokens of two valid requests from this process's shares of two buckets, or from
+    /// neither.
+    pub fn take_both_shares(
         &self,
-        parent: Option<&Self>,
-        clock: &Clock,
         request: &Request<'_>,
+        other: &Self,
+        others_request: &Request<'_>,
+        clock: &Clock,
         share: Share,
     ) -> bool {
         let at = time(clock);
-        let Some(parent) = parent else {
-            let mut mine = self.lock();
-            let paid = mine.share_of(at, request, share);
-            return paid
-                .map(|charges| mine.spend_share(at, &charges, share))
-                .is_some();
-        };
-        let (mut mine, mut theirs) = self.lock_both(parent);
+        let (mut mine, mut theirs) = self.lock_both(other);
         let charges = (
             mine.share_of(at, request, share),
-            theirs.share_of(at, request, share),
+            theirs.share_of(at, others_request, share),
         );
         let (Some(a), Some(b)) = charges else {
             return false;
@@ -249,7 +253,7 @@ mod tests {
         let share = Share::new(0.1).expect("a share");
         let take = |tokens| {
             let consume = [("rps", tokens)];
-            bucket.take_share(None, &clock, &Request::new(&limits, &consume), share)
+            bucket.take_share(&Request::new(&limits, &consume), &clock, share)
         };
         assert_eq!((0..100).filter(|_| take(1)).count(), 20);
         hands.advance(Duration::from_millis(1_050));
@@ -275,12 +279,9 @@ mod tests {
         let share = Share::new(0.001).expect("a share");
         let consume = [("rph", 1)];
         let request = Request::new(&limits, &consume);
-        assert!(parent.take_share(None, &clock, &request, share));
-        assert!(!child.take_share(Some(&parent), &clock, &request, share));
-        assert!(
-            child.take_share(None, &clock, &request, share),
-            "it lost nothing"
-        );
+        assert!(parent.take_share(&request, &clock, share));
+        assert!(!child.take_both_shares(&request, &parent, &request, &clock, share));
+        assert!(child.take_share(&request, &clock, share), "it lost nothing");
         assert!(!share.can_ever(&limits[0], 2));
     }
 }

@@ -4,19 +4,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time;
-use zae_limiter_core::{
-    BucketRef, Paid, Request, Shortage, ValidationError, validate_identifier, validate_name,
-};
+use zae_limiter_core::{BucketRef, Request, ValidationError, validate_identifier, validate_name};
 
+use crate::admission::{Admission, Answer};
 use crate::engine::Engine;
-use crate::error::RateLimitExceeded;
-use crate::lease::{Lease, Part, Payer};
-use crate::status;
-use crate::store::StoreError;
-use crate::strict::{self, NotWritten, Payment};
+use crate::lease::Lease;
+use crate::target::{Consume, Loan, Target, Targets};
 use crate::{BucketHandle, Error, FailureMode, Limit};
 
 /// An acquire that is being put together. `.await` it, or call
@@ -41,28 +38,29 @@ use crate::{BucketHandle, Error, FailureMode, Limit};
 #[derive(Clone, Debug)]
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct Acquire<'a> {
-    pub(crate) engine: &'a Arc<Engine>,
+    admission: Admission<'a>,
     entity_id: &'a str,
-    pub(crate) resource: &'a str,
-    pub(crate) limits: &'a [Limit],
-    pub(crate) consume: SmallVec<[(&'a str, u64); 2]>,
+    resource: &'a str,
+    limits: &'a [Limit],
+    consume: Consume<'a>,
     cascade: bool,
-    strict: bool,
-    failure_mode: FailureMode,
 }
 
 impl<'a> Acquire<'a> {
     #[inline]
     pub(crate) fn new(engine: &'a Arc<Engine>, entity_id: &'a str, resource: &'a str) -> Self {
         Self {
-            engine,
+            admission: Admission {
+                engine,
+                strict: engine.strict,
+                failure_mode: engine.failure_mode,
+                patience: Duration::ZERO,
+            },
             entity_id,
             resource,
             limits: &[],
             consume: SmallVec::new(),
             cascade: false,
-            strict: engine.strict,
-            failure_mode: engine.failure_mode,
         }
     }
 
@@ -91,18 +89,42 @@ impl<'a> Acquire<'a> {
     /// Whether this acquire is a conditional write, whatever the limiter's mode. Default: as the
     /// limiter is set.
     pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
+        self.admission.strict = strict;
         self
     }
 
     /// What to answer when the table cannot be reached. Default: as the limiter is set.
     pub fn failure_mode(mut self, failure_mode: FailureMode) -> Self {
-        self.failure_mode = failure_mode;
+        self.admission.failure_mode = failure_mode;
+        self
+    }
+
+    /// How long to wait for tokens, if the limits do not allow it at once. Whoever waits for a
+    /// bucket in this process is served in the order in which they came; a caller that does not
+    /// wait is not held back by them. If the tokens cannot be had in time, as far as that is
+    /// known, the answer comes at once. Dropping the future leaves the line and consumes nothing.
+    /// Default: zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zae_limiter::{Limit, RateLimiter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_second("rps", 10)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rps", 10);
+    /// acquire().await.map(drop)?;
+    /// assert!(acquire().await.is_err());
+    /// acquire().wait_up_to(Duration::from_secs(3)).await.map(drop)?; // a second later
+    /// # Ok(()) }
+    /// ```
+    pub fn wait_up_to(mut self, patience: Duration) -> Self {
+        self.admission.patience = patience;
         self
     }
 
     #[inline(always)]
-    pub(crate) fn request(&self) -> Request<'_> {
+    fn request(&self) -> Request<'_> {
         Request::new(self.limits, &self.consume)
     }
 
@@ -132,10 +154,10 @@ impl<'a> Acquire<'a> {
 
     #[inline(always)]
     fn hit(&self) -> Option<Lease<'a>> {
-        if self.cascade || self.strict {
+        if self.cascade || self.admission.strict || !self.admission.patience.is_zero() {
             return None;
         }
-        let engine = self.engine;
+        let engine = self.admission.engine;
         let request = self.request();
         let take = |bucket: &BucketRef| {
             let hit = bucket.hit(&engine.clock, &request)?;
@@ -156,237 +178,72 @@ impl<'a> Acquire<'a> {
             entity_id: self.entity_id.to_owned(),
             resource: self.resource.to_owned(),
         };
-        if self.engine.is_closed() {
+        let Admission { engine, strict, .. } = self.admission;
+        if engine.is_closed() {
             return Err(Error::Closed);
         }
-        if self.strict {
-            let wait = |buckets: SmallVec<_>| self.fail(&buckets, 0, None);
-            return if self.engine.breaker.is_open() {
-                wait(self.buckets(None)?)
+        if strict {
+            return if engine.breaker.is_open() {
+                self.admission.fail(&self.targets(None)?, 0, None)
             } else {
                 Err(would_wait())
             };
         }
         let parent = if self.cascade {
-            self.engine
-                .known_parent(self.entity_id)
-                .ok_or_else(would_wait)?
+            let known = engine.known_parent(self.entity_id);
+            known.ok_or_else(would_wait)?
         } else {
             None
         };
-        let buckets = self.buckets(parent.as_deref())?;
-        match self.take(&buckets) {
+        let targets = self.targets(parent.as_deref())?;
+        match self.admission.take(&targets) {
             Answer::Paid(lease) => Ok(lease),
             Answer::Exceeded(exceeded) => Err(exceeded.into()),
-            Answer::Unavailable(at) => self.fail(&buckets, at, None),
+            Answer::Unavailable(at) => self.admission.fail(&targets, at, None),
             Answer::Ask(asked) => {
-                self.ask(&buckets, asked);
+                self.admission.ask(&targets, asked);
                 Err(would_wait())
             }
         }
     }
 
-    /// The entity's bucket, and its parent's.
-    fn buckets(&self, parent: Option<&str>) -> Result<SmallVec<[BucketRef; 2]>, Error> {
-        let mut buckets = SmallVec::new();
-        for entity_id in [Some(self.entity_id), parent].into_iter().flatten() {
-            buckets.push(self.engine.bucket(entity_id, self.resource, self.limits)?);
-        }
-        Ok(buckets)
-    }
-
-    /// Tries to pay from the blocks in hand.
-    fn take(&self, buckets: &[BucketRef]) -> Answer<'a> {
-        let request = self.request();
-        let clock = &self.engine.clock;
-        loop {
-            let (paid, short) = match buckets {
-                [child, parent] => match child.take_both(parent, clock, &request) {
-                    Ok([a, b]) => ([Some(a), Some(b)], [None, None]),
-                    Err(short) => ([None, None], short),
-                },
-                [child, ..] => match child.take(clock, &request) {
-                    Ok(paid) => ([Some(paid), None], [None, None]),
-                    Err(short) => ([None, None], [Some(short), None]),
-                },
-                [] => return Answer::Ask([false, false]),
-            };
-            let is = |what: Shortage| short.map(|s| s == Some(what));
-            if short == [None, None] {
-                return Answer::Paid(self.lease(buckets, paid.map(|p| p.map(Payer::from))));
-            }
-            let undeclared = is(Shortage::Undeclared);
-            if undeclared.contains(&true) {
-                for (bucket, _) in buckets.iter().zip(undeclared).filter(|(_, u)| *u) {
-                    bucket.declare(&self.engine.shared(self.limits));
-                    self.engine.tell(bucket);
-                }
-                continue;
-            }
-            if is(Shortage::Refused).contains(&true) {
-                return Answer::Exceeded(status::of_blocks(self, buckets, is(Shortage::Refused)));
-            }
-            let unavailable = is(Shortage::Unavailable);
-            if let Some(at) = unavailable.iter().position(|u| *u) {
-                return Answer::Unavailable(at);
-            }
-            if self.engine.breaker.is_open() {
-                return Answer::Unavailable(0);
-            }
-            return Answer::Ask(is(Shortage::Miss));
-        }
-    }
-
-    fn ask(&self, buckets: &[BucketRef], asked: [bool; 2]) {
-        for (bucket, _) in buckets.iter().zip(asked).filter(|(_, asked)| *asked) {
-            if bucket.want(&self.request()) {
-                self.engine.tell(bucket);
-            }
-        }
-    }
-
-    fn lease(&self, buckets: &[BucketRef], paid: [Option<Payer>; 2]) -> Lease<'a> {
-        let charges = self.request().charges().unwrap_or_default();
-        let parts = buckets.iter().zip(paid).filter_map(|(bucket, payer)| {
-            let bucket = bucket.clone();
-            payer.map(|payer| Part { bucket, payer })
-        });
-        for (bucket, payer) in buckets.iter().zip(paid) {
-            if matches!(payer, Some(Payer::Block { hint: true, .. })) {
-                self.engine.tell_low(bucket);
-            }
-        }
-        Lease::new(self.engine, self.limits, charges, parts.collect())
-    }
-
-    /// The answer when the bucket `at` could not be asked for, for the reason of `failure`, if
-    /// that is not the one that it or the table is known to have.
-    #[cold]
-    fn fail(
-        &self,
-        buckets: &[BucketRef],
-        at: usize,
-        failure: Option<Arc<StoreError>>,
-    ) -> Result<Lease<'a>, Error> {
-        let engine = self.engine;
-        let failure = failure.or_else(|| engine.trouble(&buckets[at]));
-        let error = engine.unavailable(&buckets[at], failure);
-        if !matches!(error, Error::Unavailable { .. }) {
-            return Err(error);
-        }
-        let paid_by = |payer| {
-            tracing::debug!(bucket = ?buckets[at].key(), ?payer, %error, "admitted without the table");
-            let payers = [Some(payer), (buckets.len() > 1).then_some(payer)];
-            Ok(self.lease(buckets, payers))
+    /// What is charged: the entity's bucket, and its parent's.
+    fn targets(&self, parent: Option<&str>) -> Result<Targets<'a>, Error> {
+        let ids = [Some(self.entity_id), parent].into_iter().flatten();
+        let target = |entity_id| {
+            let engine = self.admission.engine;
+            Ok(Target {
+                bucket: engine.bucket(entity_id, self.resource, self.limits)?,
+                limits: Loan::Borrowed(self.limits),
+                consume: self.consume.clone(),
+            })
         };
-        match self.failure_mode {
-            FailureMode::Closed => {}
-            FailureMode::Open => {
-                engine.counters.admitted_open.add_one();
-                return paid_by(Payer::Nobody);
-            }
-            FailureMode::Local(share) => {
-                let request = self.request();
-                for bucket in buckets {
-                    bucket.declare(&engine.shared(self.limits));
-                }
-                let parent = buckets.get(1).map(|parent| &**parent);
-                if buckets[0].take_share(parent, &engine.clock, &request, share) {
-                    engine.counters.admitted_local.add_one();
-                    return paid_by(Payer::Share(share));
-                }
-                let exceeded = status::of_share(self, buckets, share);
-                if exceeded.is_some() {
-                    engine.counters.refused_local.add_one();
-                }
-                if let Some(exceeded) = exceeded {
-                    return Err(exceeded.into());
-                }
-            }
-        }
-        engine.counters.unavailable.add_one();
-        Err(error)
+        ids.map(target).collect()
     }
 
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
-        let in_time = time::timeout(self.engine.acquire_timeout, self.pay()).await;
+        let Admission {
+            engine, patience, ..
+        } = self.admission;
+        let in_time = time::timeout(engine.acquire_timeout + patience, self.pay()).await;
         in_time.unwrap_or_else(|_| {
-            let parent = self.engine.known_parent(self.entity_id).flatten();
-            let buckets = self.buckets(parent.as_deref().filter(|_| self.cascade))?;
-            self.fail(&buckets, 0, None)
+            let parent = engine.known_parent(self.entity_id).flatten();
+            let targets = self.targets(parent.as_deref().filter(|_| self.cascade))?;
+            self.admission.fail(&targets, 0, None)
         })
     }
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
-        if self.engine.is_closed() {
-            return Err(Error::Closed);
-        }
         let parent = if self.cascade {
-            match self.engine.parent(self.entity_id).await {
+            match self.admission.engine.parent(self.entity_id).await {
                 Ok(parent) => parent,
-                Err(failure) => return self.fail(&self.buckets(None)?, 0, failure),
+                Err(failure) => return self.admission.fail(&self.targets(None)?, 0, failure),
             }
         } else {
             None
         };
-        let buckets = self.buckets(parent.as_deref())?;
-        if self.strict {
-            self.pay_strictly(&buckets).await
-        } else {
-            self.pay_from_blocks(&buckets).await
-        }
-    }
-
-    async fn pay_from_blocks(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
-        let bell = |at: usize| {
-            let bucket = buckets.get(at).unwrap_or(&buckets[0]);
-            self.engine.waiting_for(bucket.bucket()).notified()
-        };
-        loop {
-            // Enlisted before the look: a write that ends in between is not missed.
-            let (mut first, mut second) = (std::pin::pin!(bell(0)), std::pin::pin!(bell(1)));
-            first.as_mut().enable();
-            second.as_mut().enable();
-            match self.take(buckets) {
-                Answer::Paid(lease) => return Ok(lease),
-                Answer::Exceeded(exceeded) => return Err(exceeded.into()),
-                Answer::Unavailable(at) => return self.fail(buckets, at, None),
-                Answer::Ask(asked) => self.ask(buckets, asked),
-            }
-            if self.engine.is_closed() {
-                return Err(Error::Closed);
-            }
-            tokio::select! {
-                () = first => {}
-                () = second => {}
-            }
-        }
-    }
-
-    /// Pays with one write per bucket. The writes go on if the caller loses interest; then what
-    /// they took is given back.
-    async fn pay_strictly(&self, buckets: &[BucketRef]) -> Result<Lease<'a>, Error> {
-        let engine = self.engine;
-        if engine.breaker.is_open() {
-            return self.fail(buckets, 0, None);
-        }
-        let limits = engine.shared(self.limits);
-        let charges = self.request().charges().unwrap_or_default();
-        let payment = Payment::new(&engine.clock, buckets.into(), limits, charges);
-        match strict::pay(engine, payment).await {
-            Ok(()) => {
-                let paid = [
-                    Some(Payer::Table),
-                    (buckets.len() > 1).then_some(Payer::Table),
-                ];
-                Ok(self.lease(buckets, paid))
-            }
-            Err((at, NotWritten::Exceeded(found))) => {
-                Err(status::of_table(self, buckets, at, found.as_ref()).into())
-            }
-            Err((at, not_written)) => self.fail(buckets, at, not_written.failure()),
-        }
+        self.admission.pay(&self.targets(parent.as_deref())?).await
     }
 
     /// Acquires, runs `work`, and keeps what was consumed if it succeeds. If it fails, panics or
@@ -420,14 +277,15 @@ impl<'a> Acquire<'a> {
     /// [`Error::Validation`], and for a cascade those of reading the entity.
     pub async fn handle(self) -> Result<BucketHandle, Error> {
         self.validate()?;
-        let limits = self.engine.shared(self.limits);
-        let bucket = self.engine.bucket(self.entity_id, self.resource, &limits)?;
+        let engine = self.admission.engine;
+        let limits = engine.shared(self.limits);
+        let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
         bucket.declare(&limits);
         if self.cascade {
-            let parent = self.engine.parent(self.entity_id).await;
-            parent.map_err(|failure| self.engine.unavailable(&bucket, failure))?;
+            let parent = engine.parent(self.entity_id).await;
+            parent.map_err(|failure| engine.unavailable(&bucket, failure))?;
         }
-        Ok(BucketHandle::new(self.engine, bucket, limits, self.cascade))
+        Ok(BucketHandle::new(engine, bucket, limits, self.cascade))
     }
 }
 
@@ -438,23 +296,6 @@ impl Drop for RollbackOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.0.take() {
             lease.rollback_in_background();
-        }
-    }
-}
-
-/// How the blocks in hand answer.
-enum Answer<'a> {
-    Paid(Lease<'a>),
-    Exceeded(RateLimitExceeded),
-    Unavailable(usize),
-    Ask([bool; 2]),
-}
-
-impl From<Paid> for Payer {
-    fn from(paid: Paid) -> Self {
-        Self::Block {
-            generation: paid.generation,
-            hint: paid.hint,
         }
     }
 }

@@ -11,10 +11,11 @@ use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time;
-use zae_limiter_core::item::BucketWrite;
+use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
 use crate::breaker::{self, Breaker};
+use crate::line::Lines;
 use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
 use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
@@ -50,6 +51,8 @@ pub(crate) struct Engine {
     waiting: Box<[Notify]>,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) counters: Counters,
+    /// Callers who wait for tokens.
+    pub(crate) lines: Lines,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
 }
@@ -85,6 +88,7 @@ impl Engine {
             waiting: (0..256).map(|_| Notify::new()).collect(),
             breaker: Arc::new(Breaker::new(fastrand::u64(..))),
             counters: Counters::default(),
+            lines: Lines::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
         }
@@ -220,6 +224,26 @@ impl Engine {
             WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => self.failed(sent, error),
         }
         outcome
+    }
+
+    /// Reads one bucket.
+    pub(crate) async fn read(&self, bucket: &BucketRef) -> Result<Option<BucketItem>, Error> {
+        if self.breaker.is_open() {
+            return Err(self.unavailable(bucket, self.breaker.failure()));
+        }
+        let sent = self.clock.now();
+        let read = self.store.read_bucket(bucket.key());
+        match time::timeout(self.acquire_timeout, read).await {
+            Ok(Ok(found)) => {
+                self.breaker.answered(self.clock.now());
+                Ok(found)
+            }
+            Ok(Err(error)) => {
+                self.failed(sent, &error);
+                Err(self.unavailable(bucket, Some(Arc::new(error))))
+            }
+            Err(_) => Err(self.unavailable(bucket, self.breaker.failure())),
+        }
     }
 
     fn failed(&self, sent: MonotonicTime, error: &StoreError) {

@@ -1,35 +1,18 @@
 //! A lease: what an acquire hands to the caller.
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
 
-use crate::acquire::Acquire;
+use crate::admission::Admission;
 use crate::engine::Engine;
 use crate::error::RateLimitExceeded;
 use crate::strict::{self, Change, NotWritten};
+use crate::target::{Limits, Loan, Target, Targets};
 use crate::{Error, FailureMode, Limit, Share};
-
-/// Something borrowed from the caller, or shared.
-#[derive(Clone, Debug)]
-pub(crate) enum Loan<'a, B: ?Sized, S: Borrow<B>> {
-    Borrowed(&'a B),
-    Shared(S),
-}
-
-impl<B: ?Sized, S: Borrow<B>> Deref for Loan<'_, B, S> {
-    type Target = B;
-    fn deref(&self) -> &B {
-        match self {
-            Self::Borrowed(borrowed) => borrowed,
-            Self::Shared(shared) => shared.borrow(),
-        }
-    }
-}
 
 /// Who paid for a part of a lease.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +39,11 @@ pub enum Degraded {
 
 /// What a lease has of one bucket.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
+pub(crate) struct Part<'a> {
     pub(crate) bucket: BucketRef,
+    pub(crate) limits: Limits<'a>,
+    /// By the order of the limits.
+    pub(crate) charges: Charges,
     pub(crate) payer: Payer,
 }
 
@@ -97,10 +83,8 @@ enum Kind<'a> {
 #[derive(Debug)]
 struct Held<'a> {
     engine: Loan<'a, Arc<Engine>, Arc<Engine>>,
-    limits: Loan<'a, [Limit], Arc<[Limit]>>,
-    /// By the order of the limits.
-    charges: Charges,
-    parts: SmallVec<[Part; 2]>,
+    /// The entity's bucket first, then its parent's.
+    parts: SmallVec<[Part<'a>; 2]>,
 }
 
 impl<'a> Lease<'a> {
@@ -136,18 +120,11 @@ impl<'a> Lease<'a> {
         })
     }
 
-    pub(crate) fn new(
-        engine: &'a Arc<Engine>,
-        limits: &'a [Limit],
-        charges: Charges,
-        parts: SmallVec<[Part; 2]>,
-    ) -> Self {
-        Self(Kind::Held(Box::new(Held {
-            engine: Loan::Borrowed(engine),
-            limits: Loan::Borrowed(limits),
-            charges,
-            parts,
-        })))
+    /// A lease of these parts; the entity's is among them.
+    pub(crate) fn new(engine: &'a Arc<Engine>, parts: SmallVec<[Part<'a>; 2]>) -> Self {
+        debug_assert!(!parts.is_empty());
+        let engine = Loan::Borrowed(engine);
+        Self(Kind::Held(Box::new(Held { engine, parts })))
     }
 
     /// All of it, in one form.
@@ -178,28 +155,30 @@ impl<'a> Lease<'a> {
                 entity_id,
                 resource,
                 hit,
-            } => {
-                let bucket = engine.bucket(entity_id, resource, limits).ok();
-                (*engine, *limits, bucket, hit)
-            }
+            } => match engine.bucket(entity_id, resource, limits) {
+                Ok(bucket) => (*engine, *limits, bucket, hit),
+                Err(_) => unreachable!("it was found by these names"),
+            },
             Kind::HandleHit {
                 engine,
                 limits,
                 bucket,
                 hit,
-            } => (*engine, *limits, Some((*bucket).clone()), hit),
+            } => (*engine, *limits, (*bucket).clone(), hit),
             Kind::Held(_) => unreachable!("only a hit is looked up"),
         };
-        let payer = Payer::Block {
-            generation: hit.generation,
-            hint: false,
-        };
-        let parts = bucket.into_iter().map(|bucket| Part { bucket, payer });
-        Held {
-            engine: Loan::Borrowed(engine),
+        let part = Part {
+            bucket,
             limits: Loan::Borrowed(limits),
             charges: hit.charges(),
-            parts: parts.collect(),
+            payer: Payer::Block {
+                generation: hit.generation,
+                hint: false,
+            },
+        };
+        Held {
+            engine: Loan::Borrowed(engine),
+            parts: smallvec::smallvec![part],
         }
     }
 
@@ -210,7 +189,7 @@ impl<'a> Lease<'a> {
         let Kind::Held(held) = &self.0 else {
             return None;
         };
-        match held.parts.first()?.payer {
+        match held.child().payer {
             Payer::Block { .. } | Payer::Table => None,
             Payer::Nobody => Some(Degraded::Open),
             Payer::Share(_) => Some(Degraded::Local),
@@ -230,7 +209,7 @@ impl<'a> Lease<'a> {
             Kind::Hit { limits, hit, .. } | Kind::HandleHit { limits, hit, .. } => {
                 (*limits, hit.charges())
             }
-            Kind::Held(held) => (&*held.limits, held.charges.clone()),
+            Kind::Held(held) => (&*held.child().limits, held.child().charges.clone()),
         };
         let named = |(at, tokens)| (limits[at as usize].name(), tokens);
         charges.iter().map(named).collect()
@@ -239,13 +218,16 @@ impl<'a> Lease<'a> {
     /// The same lease without anything borrowed.
     pub fn into_owned(self) -> Lease<'static> {
         let held = self.into_held();
-        let limits = held.engine.shared(&held.limits);
-        Lease(Kind::Held(Box::new(Held {
-            engine: Loan::Shared((*held.engine).clone()),
-            limits: Loan::Shared(limits),
-            charges: held.charges,
-            parts: held.parts,
-        })))
+        let engine = (*held.engine).clone();
+        let own = |part: Part<'_>| Part {
+            limits: Loan::Shared(engine.shared(&part.limits)),
+            bucket: part.bucket,
+            charges: part.charges,
+            payer: part.payer,
+        };
+        let parts = held.parts.into_iter().map(own).collect();
+        let engine = Loan::Shared(engine);
+        Lease(Kind::Held(Box::new(Held { engine, parts })))
     }
 
     /// Consumes more, if the limits allow it.
@@ -254,31 +236,40 @@ impl<'a> Lease<'a> {
     /// As an acquire; then nothing more was consumed.
     pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
         let held = self.held();
-        let slot = held.slot(name)?;
-        let more = {
-            let Some(child) = held.parts.first() else {
-                return Ok(()); // its bucket could not be named
+        held.child().slot(name)?;
+        let more: SmallVec<[Payer; 2]> = {
+            let parts = held.parts.iter();
+            let targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
+            let payer = held.child().payer;
+            let admission = Admission {
+                engine: &held.engine,
+                strict: matches!(payer, Payer::Table),
+                failure_mode: match payer {
+                    Payer::Block { .. } | Payer::Table => held.engine.failure_mode,
+                    Payer::Nobody => FailureMode::Open,
+                    Payer::Share(share) => FailureMode::Local(share),
+                },
+                patience: Duration::ZERO,
             };
-            let (entity_id, resource) = (
-                child.bucket.key().entity_id(),
-                child.bucket.key().resource(),
-            );
-            let acquire = Acquire::new(&held.engine, entity_id, resource)
-                .limits(&held.limits)
-                .consume(name, tokens)
-                .cascade(held.parts.len() > 1)
-                .strict(matches!(child.payer, Payer::Table));
-            let acquire = match child.payer {
-                Payer::Block { .. } | Payer::Table => acquire,
-                Payer::Nobody => acquire.failure_mode(FailureMode::Open),
-                Payer::Share(share) => acquire.failure_mode(FailureMode::Local(share)),
+            for target in &targets {
+                target.request().validate()?;
+            }
+            let within = tokio::time::timeout(held.engine.acquire_timeout, admission.pay(&targets));
+            let more = match within.await {
+                Ok(lease) => lease?,
+                Err(_) => admission.fail(&targets, 0, None)?,
             };
-            acquire.await?.into_held().parts
+            let parts = more.into_held().parts.into_iter();
+            parts.map(|part| part.payer).collect()
         };
-        // What was paid by another block is given back to the table, if at all.
-        held.parts = more;
-        let consumed = held.charges.tokens(slot) + tokens;
-        held.charges = held.charges.with(slot, consumed);
+        for (part, payer) in held.parts.iter_mut().zip(more) {
+            // What another block has paid before is given back to the table, if at all.
+            part.payer = payer;
+            if let Ok(slot) = part.slot(name) {
+                let consumed = part.charges.tokens(slot) + tokens;
+                part.charges = part.charges.with(slot, consumed);
+            }
+        }
         Ok(())
     }
 
@@ -293,8 +284,7 @@ impl<'a> Lease<'a> {
     /// in strict mode [`Error::Unavailable`] if the table does not answer.
     pub async fn adjust(&mut self, name: &str, delta: i64) -> Result<(), Error> {
         let held = self.held();
-        let slot = held.slot(name)?;
-        let consumed = held.charges.tokens(slot);
+        let consumed = held.child().charges.tokens(held.child().slot(name)?);
         let tokens = delta.unsigned_abs();
         if tokens > Limit::TOKENS_MAX {
             let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
@@ -304,20 +294,21 @@ impl<'a> Lease<'a> {
             let rule = format!("gives back more than the {consumed} tokens consumed of {name}");
             return Err(ValidationError::new("delta", delta, rule).into());
         }
-        let correction = Charges::of(slot, tokens);
-        for part in &held.parts {
-            if delta < 0 {
-                held.give_back(part, &correction).await;
+        for part in &mut held.parts {
+            // A parent may have other limits.
+            let Ok(slot) = part.slot(name) else { continue };
+            let consumed = part.charges.tokens(slot);
+            let consumed = if delta < 0 {
+                let back = tokens.min(consumed);
+                part.give_back(&held.engine, &Charges::of(slot, back)).await;
+                consumed - back
             } else {
-                held.charge(part, name, &correction, tokens).await?;
-            }
+                part.charge(&held.engine, name, &Charges::of(slot, tokens))
+                    .await?;
+                consumed + tokens
+            };
+            part.charges = part.charges.with(slot, consumed);
         }
-        let consumed = if delta < 0 {
-            consumed - tokens
-        } else {
-            consumed + tokens
-        };
-        held.charges = held.charges.with(slot, consumed);
         Ok(())
     }
 
@@ -335,7 +326,7 @@ impl<'a> Lease<'a> {
     pub async fn rollback(self) {
         let held = self.into_held();
         for part in &held.parts {
-            held.give_back(part, &held.charges).await;
+            part.give_back(&held.engine, &part.charges).await;
         }
     }
 
@@ -343,12 +334,19 @@ impl<'a> Lease<'a> {
     pub(crate) fn rollback_in_background(self) {
         let held = self.into_held();
         for part in &held.parts {
-            held.give_back_later(part, &held.charges);
+            part.give_back_later(&held.engine, &part.charges);
         }
     }
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    /// What it has of the entity's own bucket.
+    fn child(&self) -> &Part<'a> {
+        &self.parts[0]
+    }
+}
+
+impl Part<'_> {
     fn slot(&self, name: &str) -> Result<u32, Error> {
         let found = self.limits.iter().position(|limit| limit.name() == name);
         match found {
@@ -361,71 +359,71 @@ impl Held<'_> {
         }
     }
 
-    async fn charge(
-        &self,
-        part: &Part,
-        name: &str,
-        correction: &Charges,
-        tokens: u64,
-    ) -> Result<(), Error> {
-        let engine = &*self.engine;
-        match part.payer {
+    /// The same bucket, to be charged with more.
+    fn target<'b>(&'b self, name: &'b str, tokens: u64) -> Target<'b> {
+        let named = self.slot(name).is_ok().then_some((name, tokens));
+        Target {
+            bucket: self.bucket.clone(),
+            limits: Loan::Borrowed(&self.limits),
+            consume: named.into_iter().collect(),
+        }
+    }
+
+    async fn charge(&self, engine: &Engine, name: &str, correction: &Charges) -> Result<(), Error> {
+        let tokens = correction.iter().map(|(_, tokens)| tokens).sum();
+        match self.payer {
             Payer::Block { .. } => {
                 let limit = self.limits.iter().find(|limit| limit.name() == name);
-                let charge = |limit| part.bucket.charge_anyway(&engine.clock, limit, tokens);
+                let charge = |limit| self.bucket.charge_anyway(&engine.clock, limit, tokens);
                 if limit.is_some_and(charge) {
-                    engine.tell(&part.bucket);
+                    engine.tell(&self.bucket);
                 }
                 Ok(())
             }
             Payer::Table => {
                 let debit = Change::DebitAnyway;
-                let debit = strict::change(engine, debit, &part.bucket, &self.limits, correction);
+                let debit = strict::change(engine, debit, &self.bucket, &self.limits, correction);
                 let unavailable =
-                    |error: NotWritten| engine.unavailable(&part.bucket, error.failure());
+                    |error: NotWritten| engine.unavailable(&self.bucket, error.failure());
                 let within = tokio::time::timeout(engine.acquire_timeout, debit).await;
-                let late = |_| Err(NotWritten::Failed(engine.trouble(&part.bucket)));
+                let late = |_| Err(NotWritten::Failed(engine.trouble(&self.bucket)));
                 within.unwrap_or_else(late).map_err(unavailable)
             }
             Payer::Nobody => Ok(()),
             Payer::Share(share) => {
-                let clock = &engine.clock;
-                part.bucket.charge_share(clock, name, tokens, share);
+                self.bucket.charge_share(&engine.clock, name, tokens, share);
                 Ok(())
             }
         }
     }
 
-    async fn give_back(&self, part: &Part, charges: &Charges) {
-        match part.payer {
+    async fn give_back(&self, engine: &Engine, charges: &Charges) {
+        match self.payer {
             Payer::Table => {
-                let (engine, credit) = (&self.engine, Change::Credit);
+                let credit = Change::Credit;
                 // If it fails for sure, the reconciler makes it good.
-                let _ = strict::change(engine, credit, &part.bucket, &self.limits, charges).await;
+                let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
             }
             Payer::Block { .. } | Payer::Nobody | Payer::Share(_) => {
-                self.give_back_later(part, charges);
+                self.give_back_later(engine, charges);
             }
         }
     }
 
     /// Gives tokens back to the block that paid, or has the reconciler credit them.
-    fn give_back_later(&self, part: &Part, charges: &Charges) {
-        let clock = &self.engine.clock;
-        let generation = match part.payer {
+    fn give_back_later(&self, engine: &Engine, charges: &Charges) {
+        let (clock, bucket) = (&engine.clock, &self.bucket);
+        let generation = match self.payer {
             Payer::Block { generation, .. } => Some(generation),
             Payer::Table => None,
             Payer::Nobody => return,
             Payer::Share(share) => {
-                (part.bucket).give_share_back(clock, &self.limits, charges, share);
+                bucket.give_share_back(clock, &self.limits, charges, share);
                 return;
             }
         };
-        if part
-            .bucket
-            .give_back(clock, generation, &self.limits, charges)
-        {
-            self.engine.tell(&part.bucket);
+        if bucket.give_back(clock, generation, &self.limits, charges) {
+            engine.tell(bucket);
         }
     }
 }

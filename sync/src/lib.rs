@@ -45,9 +45,10 @@
 //! [try again](RateLimitExceeded::retry_after), is an estimate in leased mode: other processes
 //! hold tokens, and take more. A process may refuse while tokens are to be had from the table
 //! for as long as it has reason to think that there are none: until refill could have changed
-//! that, and at most for one `lease_ttl`.
+//! that, and at most for one `lease_ttl`. What each fault does and costs is in [`semantics`].
 
 mod acquire;
+mod admission;
 pub mod breaker;
 mod engine;
 mod entity;
@@ -55,12 +56,16 @@ mod error;
 mod handle;
 mod lease;
 mod limiter;
+mod line;
 mod metrics;
 pub mod reconciler;
+#[doc = include_str!("../SEMANTICS.md")]
+pub mod semantics {}
 pub mod settings;
 mod status;
 pub mod store;
 pub mod strict;
+mod target;
 
 pub use acquire::{Acquire, AcquireFuture};
 pub use entity::Entity;

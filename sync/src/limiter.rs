@@ -94,7 +94,7 @@ impl RateLimiter {
     /// strict mode, and then, the table is read.
     ///
     /// # Errors
-    /// [`Error::Validation`], and those of the table.
+    /// [`Error::Validation`], [`Error::Unavailable`] and [`Error::Store`].
     pub async fn available(
         &self,
         entity_id: &str,
@@ -109,7 +109,7 @@ impl RateLimiter {
         let mut known = bucket.knowledge(&engine.clock, &[]);
         if engine.strict || known.iter().any(|(_, known)| known.age.is_none()) {
             let sent = engine.clock.now();
-            let item = engine.store.read_bucket(bucket.key()).await?;
+            let item = engine.read(&bucket).await?;
             if bucket.saw(&engine.clock, sent, item) {
                 engine.tell(&bucket);
             }

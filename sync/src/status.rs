@@ -3,29 +3,29 @@
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{BucketRef, Share, plan};
+use zae_limiter_core::{Clock, Knowledge, Share, plan};
 
-use crate::Acquire;
 use crate::error::{LimitStatus, RateLimitExceeded};
+use crate::target::Target;
 
 /// As this process knows the limits: it has blocks, and the table has said no.
 pub(crate) fn of_blocks(
-    acquire: &Acquire<'_>,
-    buckets: &[BucketRef],
+    clock: &Clock,
+    targets: &[Target<'_>],
     refused: [bool; 2],
 ) -> RateLimitExceeded {
     let mut statuses = Vec::new();
-    for (bucket, refused) in buckets.iter().zip(refused) {
-        let knowledge = bucket.knowledge(&acquire.engine.clock, &acquire.consume);
-        for limit in acquire.limits {
+    for (target, refused) in targets.iter().zip(refused) {
+        let bucket = &target.bucket;
+        let knowledge = bucket.knowledge(clock, &target.consume);
+        for limit in target.limits.iter() {
             let known = knowledge.iter().find(|(l, _)| l.name() == limit.name());
-            let Some((_, known)) = known else { continue };
-            let named = acquire.consume.iter().find(|(n, _)| *n == limit.name());
-            let requested = named.map_or(0, |(_, tokens)| *tokens);
+            let known = known.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
+            let requested = target.requested(limit.name());
             let short = known.in_hand < requested;
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
-                resource: acquire.resource.to_owned(),
+                resource: bucket.key().resource().to_owned(),
                 limit: limit.clone(),
                 available: i64::try_from(known.in_hand).unwrap_or(i64::MAX),
                 requested,
@@ -47,30 +47,30 @@ pub(crate) fn of_blocks(
     RateLimitExceeded::new(statuses)
 }
 
-/// As the table holds the limits: `found` is what the bucket `refused` was found to be.
+/// As the table holds the limits: which bucket has refused, and what it was found to be.
 pub(crate) fn of_table(
-    acquire: &Acquire<'_>,
-    buckets: &[BucketRef],
-    refused: usize,
-    found: Option<&BucketItem>,
+    clock: &Clock,
+    targets: &[Target<'_>],
+    refused: Option<(usize, Option<&BucketItem>)>,
 ) -> RateLimitExceeded {
-    let now = acquire.engine.clock.wall();
+    let now = clock.wall();
     let mut statuses = Vec::new();
-    for (at, bucket) in buckets.iter().enumerate() {
+    for (at, target) in targets.iter().enumerate() {
+        let bucket = &target.bucket;
         let seen = bucket.seen();
-        let item = if at == refused { found } else { seen.item() };
-        for limit in acquire.limits {
-            let named = acquire.consume.iter().find(|(n, _)| *n == limit.name());
-            let requested = named.map_or(0, |(_, tokens)| *tokens);
+        let found = refused.filter(|(refused, _)| *refused == at);
+        let item = found.map_or(seen.item(), |(_, item)| item);
+        for limit in target.limits.iter() {
+            let requested = target.requested(limit.name());
             let level = plan::level(item, now, limit);
             let retry_after = limit.terms().time_until(level, requested);
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
-                resource: acquire.resource.to_owned(),
+                resource: bucket.key().resource().to_owned(),
                 limit: limit.clone(),
                 available: limit.terms().to_tokens(level),
                 requested,
-                exceeded: at == refused && requested > 0 && !retry_after.is_zero(),
+                exceeded: found.is_some() && requested > 0 && !retry_after.is_zero(),
                 retry_after: if requested == 0 {
                     Duration::ZERO
                 } else {
@@ -90,27 +90,26 @@ pub(crate) fn of_table(
 
 /// As this process's share of the limits stands; none if it can never be enough.
 pub(crate) fn of_share(
-    acquire: &Acquire<'_>,
-    buckets: &[BucketRef],
+    clock: &Clock,
+    targets: &[Target<'_>],
     share: Share,
 ) -> Option<RateLimitExceeded> {
-    let request = acquire.request();
-    let requested = |name: &str| {
-        let named = acquire.consume.iter().find(|(n, _)| *n == name);
-        named.map_or(0, |(_, tokens)| *tokens)
+    let can_ever = |target: &Target<'_>| {
+        let mut limits = target.limits.iter();
+        limits.all(|limit| share.can_ever(limit, target.requested(limit.name())))
     };
-    let can_ever = |limit| share.can_ever(limit, requested(limit.name()));
-    if !acquire.limits.iter().all(can_ever) {
+    if !targets.iter().all(can_ever) {
         return None;
     }
     let mut statuses = Vec::new();
-    for bucket in buckets {
-        let levels = bucket.share_levels(&acquire.engine.clock, &request, share);
+    for target in targets {
+        let bucket = &target.bucket;
+        let levels = bucket.share_levels(clock, &target.request(), share);
         for level in levels {
-            let requested = requested(level.limit.name());
+            let requested = target.requested(level.limit.name());
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
-                resource: acquire.resource.to_owned(),
+                resource: bucket.key().resource().to_owned(),
                 limit: level.limit,
                 available: i64::try_from(level.tokens).unwrap_or(i64::MAX),
                 requested,

@@ -4,7 +4,13 @@
 //! LocalStack and sets everything.
 
 pub mod fleet;
+pub mod journal;
+pub mod proxy;
+pub mod rounds;
 pub mod simulation;
+pub mod stall;
+pub mod storm;
+pub mod worker;
 
 use std::thread;
 use std::time::Duration;

@@ -19,7 +19,7 @@ mod trace;
 mod trouble;
 mod world;
 
-pub use campaign::{Draw, play, replay};
+pub use campaign::{Draw, find, play, replay};
 pub use random::{NAMES, PERIODS_MULTIPLE};
 pub use report::{Fault, Recovery, Report, Violation};
 pub use scenario::{Afterwards, Change, Faults, Nanos, Scenario, Traffic};

@@ -23,7 +23,10 @@ fn five_hundred_fleets_keep_every_promise() {
         }
         true
     });
-    println!("{SEEDS} seeds, {} acquires, {} writes", all.acquires, all.writes);
+    println!(
+        "{SEEDS} seeds, {} acquires, {} writes",
+        all.acquires, all.writes
+    );
     for fault in Fault::ALL {
         let times = all.faults[fault as usize];
         println!("{fault:?}: {times}");
@@ -38,7 +41,10 @@ fn one_seed_is_one_history() {
         let run = || Scenario::random(seed, REQUESTS / 4).run();
         let report = run();
         assert_eq!(report, run(), "seed {seed}");
-        assert_ne!(report.trace, Scenario::random(seed + 1, REQUESTS / 4).run().trace);
+        assert_ne!(
+            report.trace,
+            Scenario::random(seed + 1, REQUESTS / 4).run().trace
+        );
     }
 }
 
@@ -53,7 +59,8 @@ fn every_planted_bug_is_found() {
         })
     };
     thread::scope(|scope| {
-        let searches = Sabotage::ALL.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
+        let searches =
+            Sabotage::ALL.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
         for (sabotage, search) in searches {
             let found = search.join().expect("a search should end");
             let Some((seeds, violation)) = found else {
@@ -72,7 +79,9 @@ fn plain(seed: u64) -> Scenario {
     scenario.limits.truncate(1);
     scenario.strict.fill(0);
     let parent = |change: &Change| matches!(change, Change::Parent(..));
-    scenario.changes.retain(|(at, change)| *at == 0 && parent(change));
+    scenario
+        .changes
+        .retain(|(at, change)| *at == 0 && parent(change));
     scenario
 }
 

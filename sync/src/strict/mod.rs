@@ -7,12 +7,13 @@ mod payment;
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::time;
 use zae_limiter_core::{BucketRef, Charges, Limit};
 
 use crate::engine::Engine;
 
-pub use payment::{BucketPayment, Change, Next, NextOfPayment, NotWritten, Payment};
+pub use payment::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 
 /// Debits all buckets of `payment` or none, even if the caller loses interest; then what was
 /// taken is given back.
@@ -21,16 +22,46 @@ pub(crate) async fn pay(
     mut payment: Payment,
 ) -> Result<(), (usize, NotWritten)> {
     let (answer, answered) = tokio::sync::oneshot::channel();
-    let engine = engine.clone();
+    let (engine, runtime) = (engine.clone(), Handle::current());
     tokio::spawn(async move {
         let result = run(&engine, &mut payment).await;
-        if let Err(Ok(())) = answer.send(result) {
-            payment.give_back(); // nobody is waiting any more
-            let _ = run(&engine, &mut payment).await;
-        }
+        // Whether or not somebody is there to take it: if not, it is dropped.
+        let _ = answer.send(result.map(|()| Paid {
+            payment: Some((engine, payment)),
+            runtime,
+        }));
     });
-    let lost = |_| Err((0, NotWritten::Failed(None)));
-    answered.await.unwrap_or_else(lost)
+    match answered.await {
+        Ok(Ok(paid)) => {
+            paid.claim();
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err((0, NotWritten::Failed(None))),
+    }
+}
+
+/// A payment on its way to the caller. If nobody takes it, it is given back.
+struct Paid {
+    payment: Option<(Arc<Engine>, Payment)>,
+    runtime: Handle,
+}
+
+impl Paid {
+    fn claim(mut self) {
+        self.payment = None;
+    }
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        if let Some((engine, mut payment)) = self.payment.take() {
+            payment.give_back();
+            self.runtime.spawn(async move {
+                let _ = run(&engine, &mut payment).await;
+            });
+        }
+    }
 }
 
 async fn run(engine: &Engine, payment: &mut Payment) -> Result<(), (usize, NotWritten)> {

@@ -174,12 +174,21 @@ impl BucketPayment {
     }
 }
 
+/// What one bucket is to pay.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// The bucket.
+    pub bucket: BucketRef,
+    /// The limits in force there.
+    pub limits: Arc<[Limit]>,
+    /// What it is charged, by the order of the limits.
+    pub charges: Charges,
+}
+
 /// The writes of one strict acquire: both buckets are debited, or neither.
 #[derive(Debug)]
 pub struct Payment {
-    buckets: SmallVec<[BucketRef; 2]>,
-    limits: Arc<[Limit]>,
-    charges: Charges,
+    dues: SmallVec<[Due; 2]>,
     /// Which bucket is debited when.
     order: SmallVec<[usize; 2]>,
     /// The buckets that have been debited and not credited again.
@@ -200,41 +209,27 @@ pub enum NextOfPayment {
 }
 
 impl Payment {
-    /// A payment of `charges`, which count by the order of `limits`, from the entity's bucket and
-    /// its parent's.
+    /// A payment by the entity's bucket and, if there are two, its parent's.
     #[must_use]
-    pub fn new(
-        clock: &Clock,
-        buckets: SmallVec<[BucketRef; 2]>,
-        limits: Arc<[Limit]>,
-        charges: Charges,
-    ) -> Self {
+    pub fn new(clock: &Clock, dues: SmallVec<[Due; 2]>) -> Self {
         // The child first: a parent is shared by many, and must not lose tokens, even for a
         // moment, to children that are out of theirs. But if the parent is known to be out, it
         // may say so before the child has paid for nothing.
-        let mut order: SmallVec<[usize; 2]> = (0..buckets.len()).collect();
-        if let [_, parent] = &buckets[..] {
-            let (now, seen) = (clock.wall(), parent.seen());
-            let debits = transfers(Change::Debit, &limits, &charges, now);
+        let mut order: SmallVec<[usize; 2]> = (0..dues.len()).collect();
+        if let [_, parent] = &dues[..] {
+            let (now, seen) = (clock.wall(), parent.bucket.seen());
+            let debits = transfers(Change::Debit, &parent.limits, &parent.charges, now);
             if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
                 order.reverse();
             }
         }
         Self {
-            buckets,
-            limits,
-            charges,
+            dues,
             order,
             paid: SmallVec::new(),
             current: None,
             failed: None,
         }
-    }
-
-    /// The buckets that pay.
-    #[must_use]
-    pub fn buckets(&self) -> &[BucketRef] {
-        &self.buckets
     }
 
     /// The next write, or how it ended.
@@ -259,8 +254,11 @@ impl Payment {
                     None => return NextOfPayment::Done(Ok(())),
                 }
             };
-            let bucket = self.buckets[at].clone();
-            let (limits, charges) = (self.limits.clone(), self.charges.clone());
+            let Due {
+                bucket,
+                limits,
+                charges,
+            } = self.dues[at].clone();
             let payment = BucketPayment::new(clock, change, bucket, limits, charges);
             self.current = Some((at, payment));
         }
@@ -272,7 +270,7 @@ impl Payment {
         let (at, payment) = self.current.as_mut()?;
         payment
             .done(clock, outcome)
-            .then(|| self.buckets[*at].clone())
+            .then(|| self.dues[*at].bucket.clone())
     }
 
     /// Nobody waits for the payment any more: what was paid is to be given back. Go on with

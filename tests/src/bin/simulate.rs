@@ -70,7 +70,11 @@ fn main() -> ExitCode {
 }
 
 fn exit(well: bool) -> ExitCode {
-    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 struct Summary {
@@ -91,8 +95,13 @@ impl Summary {
     fn play(seeds: std::ops::Range<u64>, threads: usize, options: &Options) -> Self {
         let length = options.acquires.unwrap_or(seeds.end - seeds.start);
         let bar = ProgressBar::new(length);
-        let unit = if options.acquires.is_some() { "acquires" } else { "seeds" };
-        let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}");
+        let unit = if options.acquires.is_some() {
+            "acquires"
+        } else {
+            "seeds"
+        };
+        let template =
+            format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
@@ -112,9 +121,16 @@ impl Summary {
         let draw = |seed| Scenario::random(seed, options.requests);
         simulation::play(seeds, threads, &draw, &mut |scenario, report| {
             let well = summary.see(scenario, &report, &bar);
-            let position = if options.acquires.is_some() { summary.all.acquires } else { summary.seeds };
+            let position = if options.acquires.is_some() {
+                summary.all.acquires
+            } else {
+                summary.seeds
+            };
             bar.set_position(position);
-            (well || options.all) && options.acquires.is_none_or(|most| summary.all.acquires < most)
+            (well || options.all)
+                && options
+                    .acquires
+                    .is_none_or(|most| summary.all.acquires < most)
         });
         bar.finish_and_clear();
         summary.seconds = began.elapsed().as_secs_f64();
@@ -138,7 +154,11 @@ impl Summary {
         let Some(violation) = &report.violation else {
             return true;
         };
-        let line = format!("seed {}: {violation}\n  {}", scenario.seed, simulation::replay(scenario));
+        let line = format!(
+            "seed {}: {violation}\n  {}",
+            scenario.seed,
+            simulation::replay(scenario)
+        );
         bar.suspend(|| eprintln!("{line}"));
         self.broken.push(line);
         false
@@ -146,11 +166,16 @@ impl Summary {
 
     #[allow(clippy::cast_precision_loss)]
     fn print(&self, as_json: bool) {
-        let faults = || Fault::ALL.iter().map(|fault| (format!("{fault:?}"), self.all.faults[*fault as usize]));
+        let faults = || {
+            Fault::ALL
+                .iter()
+                .map(|fault| (format!("{fault:?}"), self.all.faults[*fault as usize]))
+        };
         let per_second = self.all.acquires as f64 / self.seconds;
         let recovered = self.admitted as f64 / self.allowed.max(1) as f64;
         if as_json {
-            let faults: serde_json::Map<_, _> = faults().map(|(name, count)| (name, json!(count))).collect();
+            let faults: serde_json::Map<_, _> =
+                faults().map(|(name, count)| (name, json!(count))).collect();
             let summary = json!({
                 "seeds": self.seeds,
                 "acquires": self.all.acquires,
@@ -183,9 +208,18 @@ impl Summary {
             ("seconds", format!("{:.1}", self.seconds)),
             ("acquires per second", count(per_second as u64)),
             ("recoveries measured", count(self.measured)),
-            ("admitted / allowed after the last fault", format!("{recovered:.4}, least {:.4}", self.least)),
-            ("least fairness after the last fault", format!("{:.4}", self.least_fairness)),
-            ("recoveries that are slow or unfair", count(self.slow.len() as u64)),
+            (
+                "admitted / allowed after the last fault",
+                format!("{recovered:.4}, least {:.4}", self.least),
+            ),
+            (
+                "least fairness after the last fault",
+                format!("{:.4}", self.least_fairness),
+            ),
+            (
+                "recoveries that are slow or unfair",
+                count(self.slow.len() as u64),
+            ),
             ("promises broken", count(self.broken.len() as u64)),
         ] {
             table.add_row([name.to_owned(), value]);
@@ -197,7 +231,9 @@ impl Summary {
         let mut slow = self.slow.clone();
         slow.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (admitted, fairness, seed) in slow.iter().take(20) {
-            println!("seed {seed}: {admitted:.3} of what is allowed after the last fault, fairness {fairness:.3}");
+            println!(
+                "seed {seed}: {admitted:.3} of what is allowed after the last fault, fairness {fairness:.3}"
+            );
         }
     }
 }

@@ -139,7 +139,7 @@ impl World<'_> {
             let limits = &self.scenario.limits[caller.version];
             let request = Request::new(limits, &consume[..named]);
             let (paid, short) = match &parent {
-                Some(parent) => match child.take_both(parent, &p.clock, &request) {
+                Some(parent) => match child.take_both(&request, parent, &request, &p.clock) {
                     Ok([a, b]) => ([Some(a), Some(b)], [None, None]),
                     Err(short) => ([None, None], short),
                 },
@@ -255,7 +255,10 @@ impl World<'_> {
         let tokens = caller.tokens;
         self.trace
             .note(now, process, [key, tokens[0] << 32 ^ tokens[1]], || {
-                format!("admits {tokens:?} to {:?}", caller.buckets().collect::<Vec<_>>())
+                format!(
+                    "admits {tokens:?} to {:?}",
+                    caller.buckets().collect::<Vec<_>>()
+                )
             });
         self.keep_lease(caller, payers);
         if payers.contains(&Some(Payer::Table)) && self.scenario.lease_ttl() > 0 {

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use super::{Report, Scenario};
+use zae_limiter_core::sabotage::Sabotage;
+
+use super::{REQUESTS, Report, Scenario, Violation};
 
 /// What makes the scenario of a seed.
 pub type Draw<'a> = dyn Fn(u64) -> Scenario + Sync + 'a;
@@ -42,6 +44,16 @@ pub fn play(
             });
         }
     });
+}
+
+/// Plants a bug and plays random scenarios until one shows it: after how many, and what it was.
+#[must_use]
+pub fn find(sabotage: Sabotage, seeds_max: u64) -> Option<(u64, Violation)> {
+    let _planted = sabotage.plant();
+    (0..seeds_max).find_map(|seed| {
+        let report = Scenario::random(seed, REQUESTS).run();
+        Some((seed + 1, report.violation?))
+    })
 }
 
 /// The command that plays a seed again and prints all that happens.

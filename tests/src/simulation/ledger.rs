@@ -11,8 +11,8 @@
 //!   bound's start.
 //! * **Creation**: a bucket or limit is made only for who takes tokens from it.
 
-use zae_limiter_core::item::{BucketItem, LimitAction, LimitWrite};
 use zae_limiter_core::WallTime;
+use zae_limiter_core::item::{BucketItem, LimitAction, LimitWrite};
 
 use super::random::{NAMES, PERIODS_MULTIPLE};
 use super::scenario::{Nanos, Scenario, duration};
@@ -51,7 +51,10 @@ impl Pool {
         if lost < before {
             Err(format!("{} tokens from nowhere: {self:?}", before - lost))
         } else if lost > before && !excused && !self.deleted {
-            Err(format!("{} tokens lost for no reason: {self:?}", lost - before))
+            Err(format!(
+                "{} tokens lost for no reason: {self:?}",
+                lost - before
+            ))
         } else {
             Ok(())
         }

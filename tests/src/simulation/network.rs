@@ -82,9 +82,9 @@ impl Flight {
         let mut net = [0; NAMES.len()];
         for (at, write) in self.write.limits.iter().enumerate() {
             net[slot(&write.name)] = match &self.owner {
-                Owner::Renewal(_, moved) => moved
-                    .get(at)
-                    .map_or(0, |moved| i128::from(moved.debit) - i128::from(moved.credit)),
+                Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| {
+                    i128::from(moved.debit) - i128::from(moved.credit)
+                }),
                 Owner::Payment { .. } => i128::from(consumed(write)),
             };
         }
@@ -93,13 +93,7 @@ impl Flight {
 }
 
 impl World<'_> {
-    pub(super) fn send(
-        &mut self,
-        process: usize,
-        bucket: usize,
-        owner: Owner,
-        write: BucketWrite,
-    ) {
+    pub(super) fn send(&mut self, process: usize, bucket: usize, owner: Owner, write: BucketWrite) {
         let fate = self.fate();
         let p = &mut self.processes[process];
         let credits = match &owner {
@@ -127,9 +121,10 @@ impl World<'_> {
             p.seat(bucket).flight = Some(number);
         }
         self.report.writes += 1;
-        self.trace.note(self.now, process, [bucket as u64, number as u64], || {
-            format!("writes {net:?} to bucket {bucket}, flight {number}: {fate:?}")
-        });
+        self.trace
+            .note(self.now, process, [bucket as u64, number as u64], || {
+                format!("writes {net:?} to bucket {bucket}, flight {number}: {fate:?}")
+            });
         if let Some(at) = fate.applied_at {
             self.plan(at, Event::Apply(number));
         }
@@ -205,10 +200,15 @@ impl World<'_> {
         let outcome = BucketItem::apply(&mut self.items[bucket], &flight.write);
         flight.applied = outcome.is_ok();
         let (applied, process, planned_at) = (flight.applied, flight.process, flight.planned_at);
-        self.trace.note(self.now, process, [number as u64, u64::from(applied)], || {
-            let happens = if applied { "is applied" } else { "is refused" };
-            format!("flight {number} {happens}: {:?}", self.items[bucket])
-        });
+        self.trace.note(
+            self.now,
+            process,
+            [number as u64, u64::from(applied)],
+            || {
+                let happens = if applied { "is applied" } else { "is refused" };
+                format!("flight {number} {happens}: {:?}", self.items[bucket])
+            },
+        );
         if applied {
             self.written(number);
         }
@@ -255,11 +255,8 @@ impl World<'_> {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
             }
-            self.ledgers.give_back(
-                bucket,
-                slot(&write.name),
-                flight.credits[slot(&write.name)],
-            );
+            self.ledgers
+                .give_back(bucket, slot(&write.name), flight.credits[slot(&write.name)]);
             // A strict acquire is admitted by the table.
             if let Owner::Payment {
                 admits, asked_at, ..
@@ -267,8 +264,7 @@ impl World<'_> {
             {
                 let (slot, tokens) = (slot(&write.name), consumed(write));
                 if tokens < 0 {
-                    self.ledgers
-                        .give_back(bucket, slot, tokens.unsigned_abs());
+                    self.ledgers.give_back(bucket, slot, tokens.unsigned_abs());
                 } else if admits && tokens > 0 {
                     let tokens = tokens.unsigned_abs();
                     let (now, late) = (self.now, self.now - asked_at);
@@ -278,7 +274,9 @@ impl World<'_> {
             }
         }
         if forgets_early(item, flight.write.expires_at_seconds) {
-            problem = Some(format!("bucket {bucket} would be forgotten before it is full"));
+            problem = Some(format!(
+                "bucket {bucket} would be forgotten before it is full"
+            ));
         }
         if again {
             self.count(Fault::BucketMadeAgain);
@@ -307,7 +305,8 @@ impl World<'_> {
             Owner::Renewal(bucket, moved) => Ok((bucket.clone(), moved.is_empty())),
             Owner::Payment { number, .. } => Err(*number),
         };
-        let under_way = !applied && flight.said.is_none() && flight.fate.applied_at > Some(self.now);
+        let under_way =
+            !applied && flight.said.is_none() && flight.fate.applied_at > Some(self.now);
         if !under_way {
             self.flights.remove(number);
         }
@@ -326,6 +325,13 @@ impl World<'_> {
         p.seat(bucket).flight = None;
         let unknown = matches!(outcome, WriteOutcome::Unknown(_));
         let landed = matches!(outcome, WriteOutcome::Applied(_));
+        // The limits that the process knows to be there from now on.
+        let there: [bool; NAMES.len()] = match &outcome {
+            WriteOutcome::Applied(item) => {
+                std::array::from_fn(|slot| item.limit(NAMES[slot]).is_some())
+            }
+            _ => [false; NAMES.len()],
+        };
         if landed && !converts {
             p.seat(bucket).expires_at = planned_at + self.scenario.options.lease_ttl_ms * 1_000_000;
         }
@@ -353,10 +359,9 @@ impl World<'_> {
             format!("hears of flight {number}; it holds {before:?}, then {after:?}")
         });
         self.settle(process, bucket, unknown);
-        if landed {
-            for slot in 0..NAMES.len() {
-                self.processes[process].pool(bucket, slot).deleted = false;
-            }
+        for (slot, there) in there.into_iter().enumerate() {
+            let pool = self.processes[process].pool(bucket, slot);
+            pool.deleted &= !there;
         }
         self.act(process, action);
         self.ring(process, bucket);
@@ -374,12 +379,14 @@ impl World<'_> {
             };
             let flight = seat.flight.map(|number| &self.flights[number]);
             let coming = flight.filter(|f| f.applied && f.fate.answer == Answer::Told);
-            let renews = |f: &&Flight| matches!(&f.owner, Owner::Renewal(_, moved) if !moved.is_empty());
+            let renews =
+                |f: &&Flight| matches!(&f.owner, Owner::Renewal(_, moved) if !moved.is_empty());
             let coming = coming.filter(renews);
             let ttl = self.scenario.options.lease_ttl_ms * 1_000_000;
             let renewed = coming.map_or(0, |f| f.planned_at + ttl);
             let expires_at = seat.expires_at.max(renewed);
-            if expires_at <= self.now {
+            // By a clock that is ahead, the ring counts a block for that much shorter.
+            if expires_at <= self.now + self.scenario.skew() {
                 continue;
             }
             let back = flight.is_some_and(|f| !f.applied && f.fate.answer != Answer::Nothing);
@@ -401,7 +408,9 @@ impl World<'_> {
         let mut result = Ok(());
         for (slot, held) in held.into_iter().enumerate() {
             if self.ledgers.of(bucket, slot).unsettled_until < self.now {
-                let checked = self.ledgers.check_out(bucket, NAMES[slot], item, wall, held);
+                let checked = self
+                    .ledgers
+                    .check_out(bucket, NAMES[slot], item, wall, held);
                 result = result.and(checked);
             }
         }

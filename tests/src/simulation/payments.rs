@@ -6,9 +6,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use zae_limiter::Limit;
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
-use zae_limiter::strict::{BucketPayment, Change, Next, NextOfPayment, NotWritten, Payment};
-use zae_limiter_core::{BucketRef, Charges, MonotonicTime};
+use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 use zae_limiter_core::item::BucketWrite;
+use zae_limiter_core::{BucketRef, Charges, MonotonicTime};
 
 use super::acquire::Caller;
 use super::afterwards::Payer;
@@ -33,6 +33,7 @@ pub(super) struct Paying {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there are few at a time
 enum What {
     /// Of an acquire, whose caller loses interest at some time.
     Acquire(Caller, Payment, Option<Nanos>),
@@ -78,7 +79,12 @@ impl World<'_> {
             .map(|bucket| p.seat(bucket).bucket.clone())
             .collect();
         let charges = charges(&p.limits, caller.tokens);
-        let payment = Payment::new(&p.clock, buckets, p.limits.clone(), charges);
+        let due = |bucket: BucketRef| Due {
+            bucket,
+            limits: p.limits.clone(),
+            charges: charges.clone(),
+        };
+        let payment = Payment::new(&p.clock, buckets.into_iter().map(due).collect());
         let what = What::Acquire(caller, payment, gone.filter(|_| !self.calm));
         self.begin(caller.process, what);
     }
@@ -252,7 +258,9 @@ impl World<'_> {
                 let made_at = self.ledgers.of(*bucket, slot).made_at;
                 // A credit that was planned while the limit was gone leaves it out; and what a
                 // process has seen may be as old as an answer.
-                let known_at = paying.began.saturating_sub(2 * self.scenario.faults.patience);
+                let known_at = paying
+                    .began
+                    .saturating_sub(2 * self.scenario.faults.patience);
                 let gone = self.is_gone(*bucket, slot) || made_at >= known_at;
                 let excused = paying.in_doubt || gone;
                 if lost < 0 || lost > 0 && !excused {

@@ -258,9 +258,7 @@ fn changes(draw: &mut Draw, scenario: &mut Scenario, per_second: f64, least_burs
     for _ in 0..draw.one_of(&[0, 0, 1, 3]) {
         let version = scenario.limits.len();
         let per_second = per_second * draw.one_of(&[0.1, 0.5, 1.0, 2.0, 10.0]);
-        scenario
-            .limits
-            .push(limits(draw, per_second, least_burst));
+        scenario.limits.push(limits(draw, per_second, least_burst));
         // One process after the other learns of it.
         let at = draw.when(calm);
         let takes = draw.nanos(1.0, calm as f64 / 4.0);

@@ -21,7 +21,8 @@ impl World<'_> {
                 }
             }
         }
-        self.trace.note(self.now, process, [4, 0], || "dies".to_owned());
+        self.trace
+            .note(self.now, process, [4, 0], || "dies".to_owned());
     }
 
     /// A process stands still.

@@ -208,9 +208,7 @@ impl<'a> World<'a> {
     #[cold]
     pub(super) fn violated(&mut self, what: String) {
         let at = self.now;
-        self.report
-            .violation
-            .get_or_insert(Violation { at, what });
+        self.report.violation.get_or_insert(Violation { at, what });
     }
 
     pub(super) fn check(&mut self, promise: Result<(), String>) {
@@ -287,7 +285,9 @@ impl<'a> World<'a> {
             return;
         };
         let until = (due.since(p.clock.now()) + OVERSLEPT).as_nanos();
-        let at = self.now.saturating_add(u64::try_from(until).unwrap_or(u64::MAX));
+        let at = self
+            .now
+            .saturating_add(u64::try_from(until).unwrap_or(u64::MAX));
         if at < p.wakes_at {
             p.wakes_at = at;
             self.plan(at, Event::Wake(process));
@@ -321,7 +321,10 @@ impl<'a> World<'a> {
             Some(Action::Forget(bucket)) => {
                 let p = &mut self.processes[process];
                 let number = number_of(&bucket);
-                if p.seats[number].as_ref().is_some_and(|s| s.waiting.is_empty()) {
+                if p.seats[number]
+                    .as_ref()
+                    .is_some_and(|s| s.waiting.is_empty())
+                {
                     p.seats[number] = None;
                 }
                 p.cache.forget(&bucket);

@@ -9,3 +9,4 @@ mod leased;
 mod outages;
 mod refusals;
 mod strict;
+mod waiting;

@@ -1,0 +1,289 @@
+//! How an acquire is paid: from blocks, by a write, in its turn, or not by the table at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time;
+use zae_limiter_core::{Paid, Shortage};
+
+use crate::engine::Engine;
+use crate::error::RateLimitExceeded;
+use crate::lease::{Lease, Part, Payer};
+use crate::status;
+use crate::store::StoreError;
+use crate::strict::{self, Due, NotWritten, Payment};
+use crate::target::Target;
+use crate::{Error, FailureMode};
+
+/// Estimates of when tokens come in are not trusted below this: nobody spins.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// What a caller has decided about the paying, whatever it pays for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Admission<'a> {
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) strict: bool,
+    pub(crate) failure_mode: FailureMode,
+    pub(crate) patience: Duration,
+}
+
+/// How the blocks in hand answer.
+pub(crate) enum Answer<'a> {
+    Paid(Lease<'a>),
+    Exceeded(RateLimitExceeded),
+    Unavailable(usize),
+    Ask([bool; 2]),
+}
+
+impl From<Paid> for Payer {
+    fn from(paid: Paid) -> Self {
+        Self::Block {
+            generation: paid.generation,
+            hint: paid.hint,
+        }
+    }
+}
+
+impl<'a> Admission<'a> {
+    /// Pays, as soon as possible or in its turn.
+    pub(crate) async fn pay(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        if self.engine.is_closed() {
+            return Err(Error::Closed);
+        }
+        if self.patience.is_zero() {
+            self.pay_once(targets).await
+        } else {
+            self.pay_in_line(targets).await
+        }
+    }
+
+    /// Tries to pay from the blocks in hand.
+    pub(crate) fn take(&self, targets: &[Target<'a>]) -> Answer<'a> {
+        let clock = &self.engine.clock;
+        loop {
+            let (paid, short) = match targets {
+                [child, parent] => {
+                    let (request, parents) = (child.request(), parent.request());
+                    let paid = child
+                        .bucket
+                        .take_both(&request, &parent.bucket, &parents, clock);
+                    match paid {
+                        Ok([a, b]) => ([Some(a), Some(b)], [None, None]),
+                        Err(short) => ([None, None], short),
+                    }
+                }
+                [child, ..] => match child.bucket.take(clock, &child.request()) {
+                    Ok(paid) => ([Some(paid), None], [None, None]),
+                    Err(short) => ([None, None], [Some(short), None]),
+                },
+                [] => return Answer::Ask([false, false]),
+            };
+            let is = |what: Shortage| short.map(|s| s == Some(what));
+            if short == [None, None] {
+                return Answer::Paid(self.lease(targets, paid.map(|p| p.map(Payer::from))));
+            }
+            let undeclared = is(Shortage::Undeclared);
+            if undeclared.contains(&true) {
+                for (target, _) in targets.iter().zip(undeclared).filter(|(_, u)| *u) {
+                    target.bucket.declare(&self.engine.shared(&target.limits));
+                    self.engine.tell(&target.bucket);
+                }
+                continue;
+            }
+            if is(Shortage::Refused).contains(&true) {
+                return Answer::Exceeded(self.exceeded(targets, is(Shortage::Refused)));
+            }
+            let unavailable = is(Shortage::Unavailable);
+            if let Some(at) = unavailable.iter().position(|u| *u) {
+                return Answer::Unavailable(at);
+            }
+            if self.engine.breaker.is_open() {
+                for target in targets {
+                    target.bucket.missed(&target.request());
+                }
+                return Answer::Unavailable(0);
+            }
+            return Answer::Ask(is(Shortage::Miss));
+        }
+    }
+
+    pub(crate) fn ask(&self, targets: &[Target<'a>], asked: [bool; 2]) {
+        for (target, _) in targets.iter().zip(asked).filter(|(_, asked)| *asked) {
+            if target.bucket.want(&target.request()) {
+                self.engine.tell(&target.bucket);
+            }
+        }
+    }
+
+    fn lease(&self, targets: &[Target<'a>], payers: [Option<Payer>; 2]) -> Lease<'a> {
+        let paid = targets.iter().zip(payers);
+        let parts = paid.filter_map(|(target, payer)| {
+            let payer = payer?;
+            if matches!(payer, Payer::Block { hint: true, .. }) {
+                self.engine.tell_low(&target.bucket);
+            }
+            Some(Part {
+                bucket: target.bucket.clone(),
+                limits: target.limits.clone(),
+                charges: target.charges(),
+                payer,
+            })
+        });
+        Lease::new(self.engine, parts.collect())
+    }
+
+    fn exceeded(&self, targets: &[Target<'a>], refused: [bool; 2]) -> RateLimitExceeded {
+        status::of_blocks(&self.engine.clock, targets, refused)
+    }
+
+    /// The answer when the bucket `at` could not be asked for, for the reason of `failure`, if
+    /// that is not the one that it or the table is known to have.
+    #[cold]
+    pub(crate) fn fail(
+        &self,
+        targets: &[Target<'a>],
+        at: usize,
+        failure: Option<Arc<StoreError>>,
+    ) -> Result<Lease<'a>, Error> {
+        let engine = self.engine;
+        let bucket = &targets[at].bucket;
+        let failure = failure.or_else(|| engine.trouble(bucket));
+        let error = engine.unavailable(bucket, failure);
+        if !matches!(error, Error::Unavailable { .. }) {
+            return Err(error);
+        }
+        let paid_by = |payer| {
+            tracing::debug!(bucket = ?bucket.key(), ?payer, %error, "admitted without the table");
+            let payers = [Some(payer), (targets.len() > 1).then_some(payer)];
+            Ok(self.lease(targets, payers))
+        };
+        match self.failure_mode {
+            FailureMode::Closed => {}
+            FailureMode::Open => {
+                engine.counters.admitted_open.add_one();
+                return paid_by(Payer::Nobody);
+            }
+            FailureMode::Local(share) => {
+                for target in targets {
+                    target.bucket.declare(&engine.shared(&target.limits));
+                }
+                let clock = &engine.clock;
+                let paid = match targets {
+                    [child, parent] => child.bucket.take_both_shares(
+                        &child.request(),
+                        &parent.bucket,
+                        &parent.request(),
+                        clock,
+                        share,
+                    ),
+                    _ => targets[0]
+                        .bucket
+                        .take_share(&targets[0].request(), clock, share),
+                };
+                if paid {
+                    engine.counters.admitted_local.add_one();
+                    return paid_by(Payer::Share(share));
+                }
+                if let Some(exceeded) = status::of_share(clock, targets, share) {
+                    engine.counters.refused_local.add_one();
+                    return Err(exceeded.into());
+                }
+            }
+        }
+        engine.counters.unavailable.add_one();
+        Err(error)
+    }
+
+    pub(crate) async fn pay_once(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        if self.strict {
+            self.pay_strictly(targets).await
+        } else {
+            self.pay_from_blocks(targets).await
+        }
+    }
+
+    /// Waits for its turn, and then for the tokens.
+    async fn pay_in_line(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        let deadline = time::Instant::now() + self.patience;
+        let lines = &self.engine.lines;
+        // The child's line before the parent's, like everybody.
+        let mut places: SmallVec<[_; 2]> = SmallVec::new();
+        for target in targets {
+            let mut place = lines.join(target.bucket.key());
+            if time::timeout_at(deadline, place.turn()).await.is_err() {
+                return Err(if self.strict {
+                    status::of_table(&self.engine.clock, targets, None).into()
+                } else {
+                    self.exceeded(targets, [false; 2]).into()
+                });
+            }
+            places.push(place);
+        }
+        loop {
+            let exceeded = match self.pay_once(targets).await {
+                Err(Error::RateLimitExceeded(exceeded)) => exceeded,
+                answer => return answer,
+            };
+            let pause = exceeded.retry_after().max(PAUSE_MIN);
+            if time::Instant::now() + pause > deadline {
+                return Err(exceeded.into());
+            }
+            time::sleep(pause).await;
+        }
+    }
+
+    async fn pay_from_blocks(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        let bell = |at: usize| {
+            let target = targets.get(at).unwrap_or(&targets[0]);
+            self.engine.waiting_for(target.bucket.bucket()).notified()
+        };
+        loop {
+            // Enlisted before the look: a write that ends in between is not missed.
+            let (mut first, mut second) = (std::pin::pin!(bell(0)), std::pin::pin!(bell(1)));
+            first.as_mut().enable();
+            second.as_mut().enable();
+            match self.take(targets) {
+                Answer::Paid(lease) => return Ok(lease),
+                Answer::Exceeded(exceeded) => return Err(exceeded.into()),
+                Answer::Unavailable(at) => return self.fail(targets, at, None),
+                Answer::Ask(asked) => self.ask(targets, asked),
+            }
+            if self.engine.is_closed() {
+                return Err(Error::Closed);
+            }
+            tokio::select! {
+                () = first => {}
+                () = second => {}
+            }
+        }
+    }
+
+    /// Pays with one write per bucket. The writes go on if the caller loses interest; then what
+    /// they took is given back.
+    async fn pay_strictly(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        let engine = self.engine;
+        if engine.breaker.is_open() {
+            return self.fail(targets, 0, None);
+        }
+        let due = |target: &Target<'_>| Due {
+            bucket: target.bucket.clone(),
+            limits: engine.shared(&target.limits),
+            charges: target.charges(),
+        };
+        let payment = Payment::new(&engine.clock, targets.iter().map(due).collect());
+        match strict::pay(engine, payment).await {
+            Ok(()) => {
+                let paid = [
+                    Some(Payer::Table),
+                    (targets.len() > 1).then_some(Payer::Table),
+                ];
+                Ok(self.lease(targets, paid))
+            }
+            Err((at, NotWritten::Exceeded(found))) => {
+                Err(status::of_table(&engine.clock, targets, Some((at, found.as_ref()))).into())
+            }
+            Err((at, not_written)) => self.fail(targets, at, not_written.failure()),
+        }
+    }
+}
