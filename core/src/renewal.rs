@@ -376,7 +376,7 @@ impl Active {
                 give: unspent + account.credit + account.recalled,
                 others_took: others_took as u64,
                 asked_at: None,
-                in_demand: keeps,
+                in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
                 flight: settings.latency * 2,
                 consumed: signed(slot.spent) - signed(account.credit),
