@@ -20,6 +20,7 @@ use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite, Ring,
     RingChange, RingGuard, ZChange,
 };
+use crate::sabotage::Sabotage;
 use crate::{Limit, Ticks, WallTime};
 
 /// What is known of a bucket's item.
@@ -69,8 +70,14 @@ pub struct Transfer<'a> {
     /// since. A bucket that was found not to be full then is not full then, however long the
     /// answer took; as of now it might be full again, and the guess wrong once more.
     pub asked_at: Option<WallTime>,
+    /// Whether callers want tokens of this limit, even if none are taken now: then its terms are
+    /// in force. A bucket in debt would else be refilled by old terms until it is out of debt.
+    pub in_demand: bool,
     /// How far a debit may run ahead of the refill.
     pub ahead: Duration,
+    /// How long the write may take to reach the table. What flows in until then is not counted
+    /// on: a bucket that will be full by then is full.
+    pub flight: Duration,
     /// Net consumption to report, in tokens.
     pub consumed: i64,
     /// What the process holds, in leased mode.
@@ -92,7 +99,9 @@ impl<'a> Transfer<'a> {
             give: 0,
             others_took: 0,
             asked_at: None,
+            in_demand: false,
             ahead: Duration::ZERO,
+            flight: Duration::ZERO,
             consumed: 0,
             holding: None,
         }
@@ -150,6 +159,18 @@ pub struct Plan {
     pub only_converts: bool,
     /// What is entered into the ring, in the order of the transfers.
     pub entries: Vec<Option<Entry>>,
+    /// The tokens that it moves, in the order of the transfers; none where it does nothing to
+    /// the limit, or only converts.
+    pub moved: Vec<Option<Moved>>,
+}
+
+/// The tokens that a write moves from and to one limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Out of the bucket.
+    pub debit: u64,
+    /// Into the bucket.
+    pub credit: u64,
 }
 
 /// Plans the write that makes `transfers` on a bucket that was last `seen` like this; none if
@@ -172,17 +193,22 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
             % 128,
     );
     let mut entries = vec![None; transfers.len()];
+    let mut moved = vec![None; transfers.len()];
     let limits = if only_converts {
         conversions
     } else {
-        let planned = transfers.iter().zip(&mut entries);
+        let planned = transfers.iter().zip(entries.iter_mut().zip(&mut moved));
         planned
-            .filter_map(|(t, entry)| {
+            .filter_map(|(t, (entry, moved))| {
                 let action = match found(t) {
                     None if never_seen && !t.is_debit() => credit_unseen(t),
                     None => create(now, t, entry)?,
                     Some(limit) => update(limit, now, t, nudge, entry),
                 };
+                *moved = Some(Moved {
+                    debit: t.take + t.owe,
+                    credit: t.give,
+                });
                 Some(LimitWrite {
                     name: t.limit.shared_name().clone(),
                     action,
@@ -198,6 +224,7 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
         write,
         only_converts,
         entries,
+        moved,
     })
 }
 
@@ -240,7 +267,7 @@ fn expires_at_seconds(now: WallTime, transfers: &[Transfer<'_>], seen: Option<&B
 fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitWrite> {
     let terms = *t.limit.terms();
     // A credit alone is made in the terms that are found: it must not bring back old ones.
-    if found.terms == terms || !t.is_debit() {
+    if found.terms == terms || !(t.is_debit() || t.in_demand) {
         return None;
     }
     Some(LimitWrite {
@@ -263,7 +290,7 @@ fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<Limi
 }
 
 fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Option<LimitAction> {
-    if !t.is_debit() {
+    if !t.is_debit() && !Sabotage::Resurrected.is_planted() {
         return None; // a credit never brings back what was deleted
     }
     let terms = *t.limit.terms();
@@ -306,34 +333,47 @@ fn update(
 ) -> LimitAction {
     let terms = found.terms;
     let token = terms.token();
-    let full_at = terms.full_at(t.asked_at.unwrap_or(now));
+    let full_at = terms.full_at(t.asked_at.unwrap_or(now.after(t.flight)));
     let empty_at = terms.empty_at(now);
     let give = Ticks::from(t.give) * token;
     let debit = Ticks::from(t.take + t.owe) * token;
 
     let books = Books::of(found, now, t, entry);
-    let level = (empty_at - found.z + give).min(terms.full());
+    let unclamped = terms.empty_at(now.after(t.flight)) - found.z + give;
+    let level = unclamped.min(terms.full());
     let share = books.share(&terms, level, t.holding.is_some());
+    // What the bucket holds beyond full must not hide what overflows for the others' sake.
+    let above_full = if share.overflow > 0 {
+        (unclamped - level).max(0)
+    } else {
+        0
+    };
     let expected_z = found.z + Ticks::from(t.others_took) * token;
     let over_full = expected_z - give < full_at - share.brim * (128 + nudge) / 256;
 
     // Where the level is watched beside what others hold, z must not lie much lower than seen.
     let watched = share.level_rise_max.map(|rise| found.z - rise);
+    let added = debit + share.overflow + above_full - give;
     let latest = (t.take > 0).then(|| empty_at + terms.refill(t.ahead) - debit - share.overflow);
-    let (z_min, z_max, z) = if debit == 0 {
-        (watched, None, ZChange::Add(share.overflow - give))
+    let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
+    let (z_min, z_max, z) = if rewound {
+        (None, None, ZChange::Set(full_at + debit))
+    } else if debit == 0 {
+        (watched, None, ZChange::Add(added))
     } else if over_full && latest.is_none_or(|latest| full_at <= latest) {
         let z = ZChange::Set(full_at + debit + share.overflow);
         (None, Some(full_at + give - 1), z)
     } else {
         let brim = full_at + give - share.brim;
         let z_min = watched.map_or(brim, |z| z.max(brim));
-        let z_max = latest.map(|latest| latest + give);
-        (
-            Some(z_min),
-            z_max,
-            ZChange::Add(debit + share.overflow - give),
-        )
+        let z_max = latest.map(|latest| latest + give - above_full);
+        (Some(z_min), z_max, ZChange::Add(added))
+    };
+    let z = match z {
+        ZChange::Add(ticks) if Sabotage::RefillTwice.is_planted() => {
+            ZChange::Add(ticks - terms.refill(t.ahead / 8))
+        }
+        z => z,
     };
     LimitAction::Update {
         guard: LimitGuard {

@@ -16,6 +16,7 @@ use crate::books::{Account, Flight, InFlight};
 use crate::bucket::{Active, Bucket, Slot};
 use crate::item::{BucketItem, Ring};
 use crate::plan::{self, Entry, Holding, Plan, Transfer};
+use crate::sabotage::Sabotage;
 use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
 use crate::{Clock, Limit, MonotonicTime, WallTime};
 
@@ -375,7 +376,9 @@ impl Active {
                 give: unspent + account.credit + account.recalled,
                 others_took: others_took as u64,
                 asked_at: None,
+                in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
+                flight: settings.latency * 2,
                 consumed: signed(slot.spent) - signed(account.credit),
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
@@ -417,7 +420,9 @@ impl Active {
             let cancelled = account.schedule.cancel(flight.surplus);
             account.wanted = 0;
             let slot = &mut self.slots[at];
-            slot.stock -= (flight.surplus - cancelled).min(slot.stock);
+            if !Sabotage::ReturnForgotten.is_planted() {
+                slot.stock -= (flight.surplus - cancelled).min(slot.stock);
+            }
             if flight.surplus > 0 {
                 // The table will have more than when it said no.
                 slot.denied_until = MonotonicTime::ZERO;
@@ -567,7 +572,12 @@ impl Active {
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
             account.report(slot, f.spent);
-            account.credit -= f.credited.min(account.credit);
+            if !Sabotage::CreditRetried.is_planted() {
+                account.credit -= f.credited.min(account.credit);
+            }
+            if Sabotage::DebtDropped.is_planted() {
+                account.debt -= f.owed.min(account.debt);
+            }
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry.map(Entry::in_doubt);
         }

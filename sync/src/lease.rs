@@ -373,7 +373,9 @@ impl Part<'_> {
         let tokens = correction.iter().map(|(_, tokens)| tokens).sum();
         match self.payer {
             Payer::Block { .. } => {
-                if self.bucket.charge_anyway(&engine.clock, name, tokens) {
+                let limit = self.limits.iter().find(|limit| limit.name() == name);
+                let charge = |limit| self.bucket.charge_anyway(&engine.clock, limit, tokens);
+                if limit.is_some_and(charge) {
                     engine.tell(&self.bucket);
                 }
                 Ok(())

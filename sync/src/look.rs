@@ -143,8 +143,9 @@ impl<'a> Acquire<'a> {
             bucket.declare(&engine.shared(limits));
             let known = bucket.knowledge(&engine.clock, &[]);
             if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
+                let sent = engine.clock.now();
                 let item = engine.read(bucket).await?;
-                if bucket.saw(&engine.clock, item) {
+                if bucket.saw(&engine.clock, sent, item) {
                     engine.tell(bucket);
                 }
             }

@@ -20,6 +20,7 @@ use zae_limiter::{LeasedOptions, Limit};
 use zae_limiter_core::renewal::RenewalSettings;
 
 pub use bound::WindowBound;
+pub(crate) use demand::Demand;
 pub use demand::{Arrivals, Shape};
 pub use ideal::IdealBucket;
 pub use report::{KeyReport, Report};
@@ -27,11 +28,11 @@ pub use simulation::Happening;
 
 use simulation::Simulation;
 
-const RESOURCE: &str = "api";
+pub(crate) const RESOURCE: &str = "api";
 /// As the driver has it: what it sleeps longer than it was told to, and what it thinks of the
 /// latency before it has measured it.
-const OVERSLEPT: Duration = Duration::from_micros(500);
-const LATENCY_GUESS: Duration = Duration::from_millis(10);
+pub(crate) const OVERSLEPT: Duration = Duration::from_micros(500);
+pub(crate) const LATENCY_GUESS: Duration = Duration::from_millis(10);
 const IDLE_TTL: Duration = Duration::from_secs(600);
 /// Nobody waits for ever: what a closing fleet has not given back by then is lost.
 const CLOSING: Duration = Duration::from_secs(60);

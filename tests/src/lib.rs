@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod journal;
 pub mod proxy;
 pub mod rounds;
+pub mod simulation;
 pub mod stall;
 pub mod storm;
 pub mod worker;

@@ -178,7 +178,7 @@ impl Rounds {
         killed.kill().await.expect("it should be running");
         let killed_after = begun.elapsed();
         // Until nothing is left takes long: what is scarce is handed out token by token.
-        if round % DRAINED != 0 {
+        if !round.is_multiple_of(DRAINED) {
             time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
         } else {
             let all = || workers.iter().map(admitted).sum::<u64>();

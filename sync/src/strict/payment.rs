@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
-use zae_limiter_core::{BucketRef, Charges, Clock, Limit, WallTime};
+use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -72,6 +72,7 @@ pub struct BucketPayment {
     seen: Seen,
     asked_at: WallTime,
     planned_at: WallTime,
+    sent: MonotonicTime,
     only_converts: bool,
     tries: u32,
     throttled: u32,
@@ -98,6 +99,7 @@ impl BucketPayment {
             change,
             asked_at: now,
             planned_at: now,
+            sent: clock.now(),
             only_converts: false,
             tries: 0,
             throttled: 0,
@@ -119,6 +121,7 @@ impl BucketPayment {
         }
         self.tries += 1;
         self.planned_at = clock.wall();
+        self.sent = clock.now();
         let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
         let Some(plan) = plan::plan(&self.seen, self.planned_at, &transfers) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
@@ -136,7 +139,7 @@ impl BucketPayment {
                     self.result = Some(Ok(()));
                 }
                 self.seen = Seen::Item(item.clone());
-                self.bucket.saw(clock, Some(item))
+                self.bucket.saw(clock, self.sent, Some(item))
             }
             WriteOutcome::Refused(found) => {
                 let at = self.planned_at;
@@ -146,7 +149,7 @@ impl BucketPayment {
                     self.result = Some(Err(NotWritten::Exceeded(found.clone())));
                 }
                 self.seen = found.clone().into();
-                self.bucket.saw(clock, found)
+                self.bucket.saw(clock, self.sent, found)
             }
             WriteOutcome::Failed(error)
                 if error.kind() == StoreErrorKind::Throttled && self.change != Change::Credit =>

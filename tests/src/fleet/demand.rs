@@ -9,6 +9,11 @@ pub enum Shape {
     Even,
     /// 80 % of it is on one process, and another one every five seconds.
     Shifting,
+    /// The second process has half as much as the first, the third a third.
+    Skewed,
+    /// Every process has all of its five seconds' demand in the first half second, one process
+    /// after the other.
+    Bursts,
 }
 
 /// How requests follow each other.
@@ -22,15 +27,18 @@ pub enum Arrivals {
 
 /// How long the hot process of [`Shape::Shifting`] stays the same, in nanoseconds.
 const HOT_NANOS: u64 = Duration::from_secs(5).as_nanos() as u64;
+/// How long a burst lasts, and of how many such spans one has a burst.
+const BURST_NANOS: u64 = HOT_NANOS / BURST_EVERY;
+const BURST_EVERY: u64 = 10;
 
 /// What all processes of a fleet are asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Demand {
-    pub(super) processes: usize,
+pub(crate) struct Demand {
+    pub(crate) processes: usize,
     /// Requests per second.
-    pub(super) total: f64,
-    pub(super) shape: Shape,
-    pub(super) arrivals: Arrivals,
+    pub(crate) total: f64,
+    pub(crate) shape: Shape,
+    pub(crate) arrivals: Arrivals,
 }
 
 impl Demand {
@@ -42,13 +50,22 @@ impl Demand {
                 let rest = 0.2 / (self.processes - 1) as f64;
                 if process == hot { 0.8 } else { rest }
             }
-            _ => even,
+            Shape::Skewed => {
+                let all: f64 = (1..=self.processes).map(|n| 1.0 / n as f64).sum();
+                1.0 / (process + 1) as f64 / all
+            }
+            Shape::Bursts => {
+                let turn = at / BURST_NANOS % BURST_EVERY;
+                let mine = turn == process as u64 % BURST_EVERY;
+                if mine { even * BURST_EVERY as f64 } else { 0.0 }
+            }
+            Shape::Even | Shape::Shifting => even,
         };
         self.total * share / 1e9
     }
 
     /// When the first request arrives at `process`.
-    pub(super) fn first(&self, process: usize, rng: &mut fastrand::Rng) -> u64 {
+    pub(crate) fn first(&self, process: usize, rng: &mut fastrand::Rng) -> u64 {
         let distance = match self.arrivals {
             Arrivals::Regular => rng.f64(),
             Arrivals::Poisson => exponential(rng),
@@ -57,7 +74,7 @@ impl Demand {
     }
 
     /// When the next request arrives at `process`, after one at `at`.
-    pub(super) fn next(&self, process: usize, at: u64, rng: &mut fastrand::Rng) -> u64 {
+    pub(crate) fn next(&self, process: usize, at: u64, rng: &mut fastrand::Rng) -> u64 {
         let distance = match self.arrivals {
             Arrivals::Regular => 1.0,
             Arrivals::Poisson => exponential(rng),
@@ -67,11 +84,16 @@ impl Demand {
 
     /// When the demand since `at` adds up to `requests`.
     fn after(&self, process: usize, mut at: u64, mut requests: f64) -> u64 {
+        let span = match self.shape {
+            Shape::Even | Shape::Skewed => u64::MAX,
+            Shape::Shifting => HOT_NANOS,
+            Shape::Bursts => BURST_NANOS,
+        };
         loop {
             let rate = self.per_nano(process, at);
-            let turn = (at / HOT_NANOS + 1) * HOT_NANOS;
+            let turn = (at / span + 1).saturating_mul(span);
             let until_turn = (turn - at) as f64 * rate;
-            if requests < until_turn || self.shape == Shape::Even {
+            if requests < until_turn || span == u64::MAX {
                 return at.saturating_add(((requests / rate) as u64).max(1));
             }
             requests -= until_turn;
@@ -99,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_total_is_what_was_asked_for() {
-        for shape in [Shape::Even, Shape::Shifting] {
+        for shape in [Shape::Even, Shape::Shifting, Shape::Skewed, Shape::Bursts] {
             for (arrivals, tolerance) in [(Arrivals::Regular, 8), (Arrivals::Poisson, 500)] {
                 let demand = Demand {
                     processes: 4,

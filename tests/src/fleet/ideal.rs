@@ -33,6 +33,24 @@ impl IdealBucket {
         }
     }
 
+    /// The same bucket with no more than `level` in it `at` nanoseconds, in the scale of
+    /// [`Terms::token`].
+    #[must_use]
+    pub fn starting(terms: &Terms, at: u64, level: i128) -> Self {
+        let bucket = Self::new(terms);
+        Self {
+            at,
+            level: level.min(bucket.full),
+            ..bucket
+        }
+    }
+
+    /// Whether `tokens` are there `at` nanoseconds.
+    pub fn has(&mut self, at: u64, tokens: u64) -> bool {
+        self.flow_until(at);
+        self.level >= i128::from(tokens) * self.token
+    }
+
     fn flow_until(&mut self, at: u64) {
         self.level += i128::from(at - self.at) * self.nanosecond;
         self.at = at;
@@ -45,8 +63,7 @@ impl IdealBucket {
     /// Takes `tokens` `at` nanoseconds if they are there; says whether they were. Times never go
     /// back.
     pub fn take(&mut self, at: u64, tokens: u64) -> bool {
-        self.flow_until(at);
-        let there = self.level >= i128::from(tokens) * self.token;
+        let there = self.has(at, tokens);
         if there {
             self.charge(at, tokens);
         }

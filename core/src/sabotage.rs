@@ -1,0 +1,84 @@
+//! Bugs that are planted on purpose, so that the simulation can show that it would find them.
+//!
+//! Without the feature `sabotage`, which only the tests turn on, there are none, and asking costs
+//! nothing. A bug is planted for the current thread.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sabotage {
+    /// A credit is made again after a write of unknown outcome.
+    CreditRetried,
+    /// A block is spent after it has expired.
+    ExpiredSpent,
+    /// A renewal gives tokens back and keeps them.
+    ReturnForgotten,
+    /// A write adds refill that is counted by the clock anyway.
+    RefillTwice,
+    /// A clock that was set back makes the bucket full.
+    RewindMints,
+    /// A credit brings a deleted bucket back.
+    Resurrected,
+    /// A cascade takes from the child although the parent refuses.
+    HalfCascade,
+    /// A debt is taken for paid after a write of unknown outcome.
+    DebtDropped,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::CreditRetried,
+        Self::ExpiredSpent,
+        Self::ReturnForgotten,
+        Self::RefillTwice,
+        Self::RewindMints,
+        Self::Resurrected,
+        Self::HalfCascade,
+        Self::DebtDropped,
+    ];
+}
+
+#[cfg(feature = "sabotage")]
+mod planted {
+    use std::cell::Cell;
+
+    use super::Sabotage;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    /// The bug is there until this is dropped.
+    #[derive(Debug)]
+    pub struct Planted(());
+
+    impl Sabotage {
+        /// Plants the bug in all that this thread does.
+        #[must_use]
+        pub fn plant(self) -> Planted {
+            PLANTED.set(Some(self));
+            Planted(())
+        }
+
+        pub(crate) fn is_planted(self) -> bool {
+            PLANTED.get() == Some(self)
+        }
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            PLANTED.set(None);
+        }
+    }
+}
+
+#[cfg(feature = "sabotage")]
+pub use planted::Planted;
+
+#[cfg(not(feature = "sabotage"))]
+impl Sabotage {
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn is_planted(self) -> bool {
+        false
+    }
+}
