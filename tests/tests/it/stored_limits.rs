@@ -11,6 +11,8 @@ use zae_limiter::store::{DynamoDbStore, Store, StoreErrorKind};
 use zae_limiter::{AuditAction, AuditEvent, Clock, Limit, LimitScope};
 use zae_limiter_tests::{client_for, endpoint, fresh_table};
 
+use crate::volume::put_all;
+
 type Item = HashMap<String, AttributeValue>;
 
 fn scope() -> LimitScope {
@@ -166,13 +168,13 @@ async fn a_set_that_the_python_library_wrote_is_taken_as_it_is() {
 async fn a_set_too_large_for_a_transaction_is_replaced_all_the_same() {
     let table = fresh_table("larger").await;
     let store = table.store();
-    let items = (0..150).map(|i| put(table.name(), unmarked("gpt-4", &format!("l{i:03}"))));
-    join_all(items).await;
+    let items = (0..150).map(|i| unmarked("gpt-4", &format!("l{i:03}")));
+    let client = client_for(&endpoint());
+    put_all(&client, table.name(), items.collect(), 25).await;
     assert_eq!(names(&store).await.len(), 150);
     let ours = ["l149", "rpm"].map(|name| Limit::per_minute(name, 1).unwrap());
     store.write_limits(&scope(), &ours, &event()).await.unwrap();
     assert_eq!(names(&store).await, ["l149", "rpm"]);
-    let client = client_for(&endpoint());
     let scan = client.scan().table_name(table.name()).send().await.unwrap();
     assert_eq!(scan.count, 4, "two limits, the head and the event");
 }

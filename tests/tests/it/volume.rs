@@ -66,7 +66,8 @@ fn limit(id: &str, i: usize) -> Item {
     ])
 }
 
-async fn put_all(client: &Client, table: &str, items: Vec<Item>, batch: usize) {
+/// Stores items, `batch` of them at a time.
+pub(crate) async fn put_all(client: &Client, table: &str, items: Vec<Item>, batch: usize) {
     let batches = items.chunks(batch).map(|items| {
         let put = |item: &Item| {
             let put = PutRequest::builder().set_item(Some(item.clone())).build();
@@ -80,7 +81,7 @@ async fn put_all(client: &Client, table: &str, items: Vec<Item>, batch: usize) {
         }
     });
     futures::stream::iter(batches)
-        .buffer_unordered(4)
+        .buffer_unordered(2)
         .collect::<()>()
         .await;
 }
@@ -90,7 +91,7 @@ async fn thousands_of_children_are_listed() {
     let table = fresh_table("children").await;
     let (store, client) = (table.store(), client_for(&endpoint()));
     let ids: Vec<_> = (0..5_000).map(|i| format!("child-{i:04}")).collect();
-    let items = ids.iter().map(|id| entity(id, Some("top"), 10)).collect();
+    let items = ids.iter().map(|id| entity(id, Some("top"), 400)).collect();
     put_all(&client, table.name(), items, 25).await;
     for size in [u32::MAX, 999] {
         let (mut request, mut found, mut pages) = (PageRequest::default().size(size), vec![], 0);
