@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
+use serde_json::json;
 use zae_limiter::store::{DynamoDbStore, Store, StoreErrorKind};
 use zae_limiter::{AuditAction, AuditEvent, Clock, Limit, LimitScope};
 use zae_limiter_tests::{client_for, endpoint, fresh_table};
 
+use crate::fake_service::{Answer, FakeService};
 use crate::volume::put_all;
 
 type Item = HashMap<String, AttributeValue>;
@@ -118,6 +120,89 @@ async fn readers_never_see_half_a_set() {
     let (written, read) = (written.into_inner(), read.into_inner());
     println!("{written} sets written, {read} read");
     assert!(written > 3 && read > 10, "{written} written, {read} read");
+}
+
+/// An answer to a query: a head of this set and size, and limits with the sets they are of.
+fn seen(head: Option<(&str, u64)>, limits: &[(&str, &str)]) -> Answer {
+    let member = |(name, set): &(&str, &str)| {
+        let data = json!({
+            "resource": { "S": "gpt-4" }, "limit_name": { "S": name }, "set_id": { "S": set },
+            "capacity": { "N": "5" }, "burst": { "N": "5" },
+            "refill_amount": { "N": "5" }, "refill_period_seconds": { "N": "60" },
+        });
+        let sk = format!("#LIMIT#gpt-4#{name}");
+        json!({ "PK": { "S": "ENTITY#user-1" }, "SK": { "S": sk }, "data": { "M": data } })
+    };
+    let mut items: Vec<_> = limits.iter().map(member).collect();
+    items.extend(head.map(|(set, size)| {
+        let data = json!({
+            "resource": { "S": "gpt-4" }, "set_id": { "S": set },
+            "set_size": { "N": size.to_string() },
+        });
+        let sk = "#LIMITS#gpt-4";
+        json!({ "PK": { "S": "ENTITY#user-1" }, "SK": { "S": sk }, "data": { "M": data } })
+    }));
+    let text = json!({ "Count": items.len(), "Items": items }).to_string();
+    Answer::Text(200, text.leak())
+}
+
+/// What is read where the table answers like this, and after how many queries.
+async fn read<const N: usize>(answers: [Answer; N]) -> (Vec<String>, usize) {
+    let service = FakeService::start(answers);
+    let store = DynamoDbStore::new(client_for(&service.url), "ZAEL-test");
+    (names(&store).await, service.asked())
+}
+
+/// DynamoDB does not isolate a query from a transaction; its emulator does.
+#[tokio::test]
+async fn half_a_set_is_read_again() {
+    let old = [("a", "1"), ("b", "1")];
+    let new = [("b", "2"), ("c", "2")];
+    let (before, after) = (seen(Some(("1", 2)), &old), seen(Some(("2", 2)), &new));
+    assert_eq!(read([before]).await, (vec!["a".into(), "b".into()], 1));
+    let expected = vec!["b".to_owned(), "c".to_owned()];
+    for half in [
+        seen(Some(("2", 2)), &old),              // the head first
+        seen(Some(("2", 2)), &[old[0], new[0]]), // one of two
+        seen(Some(("2", 2)), &new[..1]),         // one is missing
+        seen(Some(("2", 2)), &[]),               // both are
+        seen(Some(("1", 2)), &[old[0], new[0]]), // the head last
+        seen(Some(("1", 2)), &new),
+        seen(None, &new), // the first set of all
+    ] {
+        assert_eq!(read([half, after]).await, (expected.clone(), 2));
+        // Twice the same says nothing yet.
+        assert_eq!(read([half, half, after]).await, (expected.clone(), 3));
+    }
+    // What stays like that is how it is: another client deleted a limit by itself.
+    let lasting = seen(Some(("2", 2)), &new[1..]);
+    assert_eq!(read([before, lasting]).await.1, 1);
+    assert_eq!(read([lasting]).await, (vec!["c".to_owned()], 3));
+    // What is whole is taken, whatever is left of a larger set.
+    let more = seen(Some(("2", 2)), &[old[0], new[0], new[1]]);
+    assert_eq!(read([more]).await, (expected, 1));
+}
+
+#[tokio::test]
+async fn writers_at_the_same_time_leave_nothing_of_each_other() {
+    let table = fresh_table("writers").await;
+    let store = table.store();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    // A reader of ours would pass over what is left of another set; the Python library would not.
+    for round in 0..3 {
+        let writes = names.map(|name| {
+            let limits =
+                [1, 2].map(|i| Limit::per_minute(&format!("{name}{round}.{i}"), 1).unwrap());
+            let (store, scope) = (&store, scope());
+            async move { store.write_limits(&scope, &limits, &event()).await.unwrap() }
+        });
+        join_all(writes).await;
+        let query = client_for(&endpoint()).query().table_name(table.name());
+        let query = query.key_condition_expression("PK = :p AND begins_with(SK, :s)");
+        let query = query.expression_attribute_values(":p", s("ENTITY#user-1"));
+        let query = query.expression_attribute_values(":s", s("#LIMIT#"));
+        assert_eq!(query.send().await.unwrap().count, 2);
+    }
 }
 
 #[tokio::test]
