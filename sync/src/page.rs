@@ -20,6 +20,17 @@ impl<T> Page<T> {
             next: self.next,
         }
     }
+
+    pub(crate) fn try_map<U, E>(self, change: impl FnMut(T) -> Result<U, E>) -> Result<Page<U>, E> {
+        Ok(Page {
+            items: self
+                .items
+                .into_iter()
+                .map(change)
+                .collect::<Result<_, E>>()?,
+            next: self.next,
+        })
+    }
 }
 
 /// Where a page of a list begins: an opaque text, good for the list that it came with only. It
