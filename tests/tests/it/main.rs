@@ -13,6 +13,7 @@ mod refusals;
 mod sharing;
 mod stored_limits;
 mod strict;
+mod surface;
 mod transactions;
 mod volume;
 mod waiting;
