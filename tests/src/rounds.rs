@@ -19,14 +19,14 @@ use crate::journal::{self, Record};
 use crate::worker::{Order, Worker, crew};
 use crate::{FreshTable, endpoint};
 
-/// As long as a round takes and much longer, so that at its end the table still counts what
-/// anybody was granted.
-const LEASE_TTL: Duration = Duration::from_secs(30);
+/// As long as a round takes on the slowest machine and longer, so that at its end the table still
+/// counts what anybody was granted.
+const LEASE_TTL: Duration = Duration::from_secs(600);
 const RENEWAL: Duration = Duration::from_secs(1);
 /// In every so many-th round the others go on until nothing is left.
 const DRAINED: u32 = 10;
-/// How long the workers may take to take most of a bucket.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the workers may take to take half of a bucket, and how long they have for the rest.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the rounds are like. Plain data.
 #[derive(Clone, Debug)]
@@ -75,8 +75,9 @@ pub struct Round {
     /// What the killed process had been granted last, by the table's count: the most that it can
     /// have held.
     pub held: i64,
-    /// Acquires of those that ended in order which were not answered, although the table was
-    /// well.
+    /// Acquires that were refused, of those that ended in order.
+    pub refused: u64,
+    /// Acquires that were not answered, although the table was well, of those that ended in order.
     pub unavailable: u64,
     /// Whether all windows kept the bound.
     pub bound_holds: bool,
@@ -138,8 +139,7 @@ impl Summary {
 
 impl Rounds {
     /// Plays them, each on a bucket of its own in `table`, and answers in the order in which they
-    /// end; `program` is the `worker` of this
-    /// package.
+    /// end; `program` is the `worker` of this package.
     ///
     /// # Panics
     /// If a worker does not start, does not end when it is told to, or does not give back what it
@@ -183,7 +183,8 @@ impl Rounds {
         } else {
             let all = || workers.iter().map(admitted).sum::<u64>();
             let mut before = None;
-            while before != Some(all()) {
+            let patience = time::Instant::now() + PATIENCE;
+            while before != Some(all()) && time::Instant::now() < patience {
                 before = Some(all());
                 time::sleep(Duration::from_secs(1)).await;
             }
@@ -241,7 +242,7 @@ impl Rounds {
             bound.admit(at, tokens);
         }
         let admitted = journal::tokens(&admissions);
-        let endings = records.iter().filter_map(|record| record.ending);
+        let endings = || records.iter().filter_map(|record| record.ending);
         let signed = |tokens| i64::try_from(tokens).expect("a small number");
         Round {
             killed_after_ms: millis(killed_after),
@@ -250,7 +251,8 @@ impl Rounds {
             level,
             lost: signed(self.burst) - level - signed(admitted),
             held,
-            unavailable: endings.map(|ending| ending.unavailable).sum(),
+            refused: endings().map(|ending| ending.refused).sum(),
+            unavailable: endings().map(|ending| ending.unavailable).sum(),
             bound_holds: bound.holds(),
             bound_used: bound.used(),
         }
