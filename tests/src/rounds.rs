@@ -23,7 +23,8 @@ use crate::{FreshTable, endpoint};
 /// counts what anybody was granted.
 const LEASE_TTL: Duration = Duration::from_secs(600);
 const RENEWAL: Duration = Duration::from_secs(1);
-/// In every so many-th round the others go on until nothing is left.
+/// In every so many-th round the others go on until nothing is left. That takes long: what is
+/// scarce is handed out token by token.
 const DRAINED: u32 = 10;
 /// How long the workers may take to take half of a bucket, and how long they have for the rest.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -177,10 +178,7 @@ impl Rounds {
         }
         killed.kill().await.expect("it should be running");
         let killed_after = begun.elapsed();
-        // Until nothing is left takes long: what is scarce is handed out token by token.
-        if round % DRAINED != 0 {
-            time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
-        } else {
+        if round.is_multiple_of(DRAINED) {
             let all = || workers.iter().map(admitted).sum::<u64>();
             let mut before = None;
             let patience = time::Instant::now() + PATIENCE;
@@ -188,6 +186,8 @@ impl Rounds {
                 before = Some(all());
                 time::sleep(Duration::from_secs(1)).await;
             }
+        } else {
+            time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
         }
         let ended = workers.iter_mut().map(|worker| worker.terminate());
         for status in futures::future::join_all(ended).await {
