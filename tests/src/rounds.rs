@@ -52,8 +52,8 @@ impl Default for Rounds {
             rounds: 20,
             at_once: 3,
             workers: 4,
-            burst: 2_500,
-            per_second: 300,
+            burst: 1_200,
+            per_second: 150,
             seed: 1,
         }
     }
