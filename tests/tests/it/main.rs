@@ -5,8 +5,6 @@
 mod cascade;
 mod conformance;
 mod dynamodb;
-mod leaks;
 mod leased;
-mod processes;
 mod refusals;
 mod strict;

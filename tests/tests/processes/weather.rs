@@ -1,28 +1,9 @@
-//! Real processes on a real table: killed, stopped, and cut off from it.
-
-use std::path::Path;
+//! Processes that reach their table through bad weather.
 
 use zae_limiter_tests::fresh_table;
-use zae_limiter_tests::rounds::{Rounds, Summary};
 use zae_limiter_tests::storm::Storm;
 
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_worker"))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_process_loses_no_more_than_it_held() {
-    let table = fresh_table("processes").await;
-    let rounds = Rounds::default().play(&table, program()).await;
-    let summary = Summary::of(&rounds);
-    for round in &rounds {
-        println!("{round:?}");
-    }
-    println!("{summary:?}");
-    let wrong: Vec<_> = rounds.iter().filter(|round| !round.is_right()).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(summary.rounds, 20);
-}
+use crate::program;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bound_holds_in_any_weather_and_the_crew_recovers() {

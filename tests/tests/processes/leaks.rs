@@ -2,7 +2,6 @@
 //! connection.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
@@ -14,6 +13,8 @@ use zae_limiter::{LeasedOptions, Limit, Mode, RateLimiter, Settings};
 use zae_limiter_tests::proxy::{Conditions, Link, Proxy};
 use zae_limiter_tests::worker::{Order, Worker};
 use zae_limiter_tests::{config_for, endpoint, fresh_table};
+
+use crate::program;
 
 const CYCLES: usize = 12;
 /// How long a recovery may take on a busy machine.
@@ -91,8 +92,7 @@ async fn of_files_threads_and_connections_in_a_process() {
         settings: settings(),
         operation_timeout: OPERATION_TIMEOUT,
     };
-    let program = Path::new(env!("CARGO_BIN_EXE_worker"));
-    let worker = Worker::start(program, &order, directory.path().join("journal")).await;
+    let worker = Worker::start(program(), &order, directory.path().join("journal")).await;
     let mut worker = worker.expect("it should start");
     let pid = worker.pid();
     let of = |what: &str| {
