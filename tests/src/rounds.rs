@@ -25,9 +25,11 @@ const LEASE_TTL: Duration = Duration::from_secs(600);
 const RENEWAL: Duration = Duration::from_secs(1);
 /// In every so many-th round the others go on until nothing is left. That takes long: what is
 /// scarce is handed out token by token.
-const DRAINED: u32 = 10;
-/// How long the workers may take to take half of a bucket, and how long they have for the rest.
-const PATIENCE: Duration = Duration::from_secs(120);
+const DRAINED: u32 = 20;
+/// How long the workers may take to take half of a bucket, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How long they have for the rest.
+const DRAINING: Duration = Duration::from_secs(30);
 
 /// What the rounds are like. Plain data.
 #[derive(Clone, Debug)]
@@ -52,7 +54,7 @@ impl Default for Rounds {
             rounds: 20,
             at_once: 3,
             workers: 4,
-            burst: 1_200,
+            burst: 3_000,
             per_second: 150,
             seed: 1,
         }
@@ -167,10 +169,10 @@ impl Rounds {
 
         let begun = time::Instant::now();
         let mut killed = workers.swap_remove(chance.usize(..workers.len()));
-        // At any moment between its first admission and the last of its share, as long as there
-        // is something left to be held.
+        // At any moment between its first admission and half of its share. After that blocks
+        // become small, for then tokens are scarce.
         let share = self.burst / u64::try_from(self.workers).expect("a small number");
-        let enough = chance.u64(1..share);
+        let enough = chance.u64(1..share / 2);
         let by_all = || admitted(&killed) + workers.iter().map(admitted).sum::<u64>();
         while admitted(&killed) < enough && by_all() < self.burst / 2 {
             assert!(begun.elapsed() < PATIENCE, "round {round}: nothing happens");
@@ -181,7 +183,7 @@ impl Rounds {
         if round.is_multiple_of(DRAINED) {
             let all = || workers.iter().map(admitted).sum::<u64>();
             let mut before = None;
-            let patience = time::Instant::now() + PATIENCE;
+            let patience = time::Instant::now() + DRAINING;
             while before != Some(all()) && time::Instant::now() < patience {
                 before = Some(all());
                 time::sleep(Duration::from_secs(1)).await;

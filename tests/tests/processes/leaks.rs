@@ -20,7 +20,7 @@ const CYCLES: usize = 12;
 /// How long a recovery may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Shorter than an outage.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(1);
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// As many buckets, and so as many connections at most.
 const USERS: usize = 4;
