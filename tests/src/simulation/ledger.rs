@@ -39,8 +39,8 @@ pub(super) struct Pool {
     pub(super) consumed: i128,
     /// What is not accounted for.
     pub(super) lost: i128,
-    /// The item, or the limit in it, has been deleted since the process last saw it.
-    pub(super) deleted: bool,
+    /// When the item, or the limit in it, was deleted, if the process has not seen it since then.
+    pub(super) deleted: Option<Nanos>,
 }
 
 impl Pool {
@@ -50,7 +50,7 @@ impl Pool {
         let before = std::mem::replace(&mut self.lost, lost);
         if lost < before {
             Err(format!("{} tokens from nowhere: {self:?}", before - lost))
-        } else if lost > before && !excused && !self.deleted {
+        } else if lost > before && !excused && self.deleted.is_none() {
             Err(format!(
                 "{} tokens lost for no reason: {self:?}",
                 lost - before
@@ -144,15 +144,15 @@ impl Ledgers {
         self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
     }
 
-    /// A write was applied, and left `item`. Its time stamp was `behind` the clock that is
-    /// furthest ahead. Returns whether a deleted limit was made again.
+    /// A write was applied, `late` after it was planned, and left `item`. Its time stamp was
+    /// `behind` the clock that is furthest ahead. Returns whether a deleted limit was made again.
     pub(super) fn written(
         &mut self,
         bucket: usize,
         at: Nanos,
         write: &LimitWrite,
         debit: u64,
-        behind: Nanos,
+        (behind, late): (Nanos, Nanos),
         item: &BucketItem,
     ) -> Result<bool, String> {
         let slot = slot(&write.name);
@@ -182,6 +182,10 @@ impl Ledgers {
         }
         if again {
             bound.gift(at);
+        }
+        if debit > 0 {
+            // Its guard knew what there was when it was planned, not what flowed in since.
+            bound.loosen(at, late);
         }
         Ok(again)
     }

@@ -244,14 +244,15 @@ impl World<'_> {
         };
         let mut problem = None;
         let mut again = false;
-        let behind = flight.behind + (self.now - flight.planned_at);
+        let late = self.now - flight.planned_at;
+        let stamp = (flight.behind + late, late);
         for (at, write) in flight.write.limits.iter().enumerate() {
             let debit = match &flight.owner {
                 Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
                 Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
             };
             let now = self.now;
-            match (self.ledgers).written(bucket, now, write, debit, behind, item) {
+            match (self.ledgers).written(bucket, now, write, debit, stamp, item) {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
             }
@@ -301,6 +302,7 @@ impl World<'_> {
         let (process, bucket, net) = (flight.process, flight.bucket, flight.net());
         let (incarnation, planned_at) = (flight.incarnation, flight.planned_at);
         let applied = flight.applied;
+        let applied_at = flight.fate.applied_at;
         let owner = match &flight.owner {
             Owner::Renewal(bucket, moved) => Ok((bucket.clone(), moved.is_empty())),
             Owner::Payment { number, .. } => Err(*number),
@@ -361,7 +363,9 @@ impl World<'_> {
         self.settle(process, bucket, unknown);
         for (slot, there) in there.into_iter().enumerate() {
             let pool = self.processes[process].pool(bucket, slot);
-            pool.deleted &= !there;
+            if there && pool.deleted < applied_at {
+                pool.deleted = None;
+            }
         }
         self.act(process, action);
         self.ring(process, bucket);

@@ -91,7 +91,7 @@ impl World<'_> {
     fn deleted(&mut self, bucket: usize, slot: usize) {
         self.ledgers.deleted(bucket, slot, self.now);
         for p in &mut self.processes {
-            p.pool(bucket, slot).deleted = true;
+            p.pool(bucket, slot).deleted = Some(self.now);
         }
     }
 
