@@ -108,9 +108,10 @@ impl Ledgers {
         if bound.holds() {
             return Ok(());
         }
-        let by = bound.broken_by();
+        let (by, since) = (bound.broken_by(), bound.since() as f64 / 1e9);
         Err(format!(
-            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens"
+            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens since \
+             {since:.6} s"
         ))
     }
 
@@ -183,10 +184,8 @@ impl Ledgers {
         if again {
             bound.gift(at);
         }
-        if debit > 0 {
-            // Its guard knew what there was when it was planned, not what flowed in since.
-            bound.loosen(at, late);
-        }
+        // Its guard knew what there was when it was planned, not what flowed in since.
+        bound.loosen(at, late);
         Ok(again)
     }
 
