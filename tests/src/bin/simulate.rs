@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
-use zae_limiter_tests::simulation::{self, Fault, Report, Scenario};
+use zae_limiter_tests::simulation::{self, Change, Fault, Report, Scenario};
 
 /// Simulated fleets with faults: every promise is checked at every step.
 #[derive(Parser)]
@@ -31,12 +31,26 @@ struct Options {
     /// How many acquires a seed has, give or take a factor of seven.
     #[arg(long, default_value_t = simulation::REQUESTS)]
     requests: u64,
+    /// Leave the limits as they are, and delete nothing.
+    #[arg(long)]
+    unchanged: bool,
     /// Go on after a promise was broken.
     #[arg(long)]
     all: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Options {
+    fn scenario(&self, seed: u64) -> Scenario {
+        let mut scenario = Scenario::random(seed, self.requests);
+        if self.unchanged {
+            let is_parent = |change: &Change| matches!(change, Change::Parent(..));
+            scenario.changes.retain(|(_, change)| is_parent(change));
+        }
+        scenario
+    }
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -50,7 +64,7 @@ fn main() -> ExitCode {
     if let Some(seed) = options.seed
         && options.trace
     {
-        let scenario = Scenario::random(seed, options.requests);
+        let scenario = options.scenario(seed);
         println!("{scenario:#?}");
         let report = scenario.trace();
         println!("{report:#?}");
@@ -118,7 +132,7 @@ impl Summary {
             seconds: 0.0,
             broken: Vec::new(),
         };
-        let draw = |seed| Scenario::random(seed, options.requests);
+        let draw = |seed| options.scenario(seed);
         simulation::play(seeds, threads, &draw, &mut |scenario, report| {
             let well = summary.see(scenario, &report, &bar);
             let position = if options.acquires.is_some() {

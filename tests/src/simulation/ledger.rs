@@ -39,7 +39,7 @@ pub(super) struct Pool {
     pub(super) consumed: i128,
     /// What is not accounted for.
     pub(super) lost: i128,
-    /// When the item, or the limit in it, was deleted, if the process has not seen it since then.
+    /// When the item, or the limit in it, was deleted, if the process cannot know of a new one yet.
     pub(super) deleted: Option<Nanos>,
 }
 

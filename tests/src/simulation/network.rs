@@ -119,6 +119,9 @@ impl World<'_> {
         let number = self.flights.insert(flight);
         if renews {
             p.seat(bucket).flight = Some(number);
+            // What has expired long ago is not returned.
+            let expired = p.seat(bucket).expires_at <= self.now;
+            self.settle(process, bucket, expired);
         }
         self.report.writes += 1;
         self.trace
@@ -301,8 +304,7 @@ impl World<'_> {
         });
         let (process, bucket, net) = (flight.process, flight.bucket, flight.net());
         let (incarnation, planned_at) = (flight.incarnation, flight.planned_at);
-        let applied = flight.applied;
-        let applied_at = flight.fate.applied_at;
+        let (applied, applied_at) = (flight.applied, flight.fate.applied_at);
         let owner = match &flight.owner {
             Owner::Renewal(bucket, moved) => Ok((bucket.clone(), moved.is_empty())),
             Owner::Payment { number, .. } => Err(*number),
@@ -327,16 +329,10 @@ impl World<'_> {
         p.seat(bucket).flight = None;
         let unknown = matches!(outcome, WriteOutcome::Unknown(_));
         let landed = matches!(outcome, WriteOutcome::Applied(_));
-        // The limits that the process knows to be there from now on.
-        let there: [bool; NAMES.len()] = match &outcome {
-            WriteOutcome::Applied(item) => {
-                std::array::from_fn(|slot| item.limit(NAMES[slot]).is_some())
-            }
-            _ => [false; NAMES.len()],
-        };
         if landed && !converts {
             p.seat(bucket).expires_at = planned_at + self.scenario.options.lease_ttl_ms * 1_000_000;
         }
+        let expired = p.seat(bucket).expires_at <= self.now;
         let before = p.holds(bucket);
         let action = p.machine.done(&p.clock, renewed, outcome);
         let after = p.holds(bucket);
@@ -360,11 +356,16 @@ impl World<'_> {
         self.trace.note(self.now, process, [number as u64, 3], || {
             format!("hears of flight {number}; it holds {before:?}, then {after:?}")
         });
-        self.settle(process, bucket, unknown);
-        for (slot, there) in there.into_iter().enumerate() {
-            let pool = self.processes[process].pool(bucket, slot);
-            if there && pool.deleted < applied_at {
-                pool.deleted = None;
+        self.settle(process, bucket, unknown || expired);
+        if landed {
+            let p = &mut self.processes[process];
+            let seen = p.seat(bucket).bucket.seen();
+            for (slot, name) in NAMES.into_iter().enumerate() {
+                // As long as the process believes that the limit is gone it drops what it owes
+                // it; and a write that came before the deletion says nothing of it.
+                let there = seen.item().is_some_and(|item| item.limit(name).is_some());
+                let deleted = &mut p.pool(bucket, slot).deleted;
+                *deleted = deleted.filter(|at| !there || applied_at < Some(*at));
             }
         }
         self.act(process, action);
