@@ -108,9 +108,10 @@ impl Ledgers {
         if bound.holds() {
             return Ok(());
         }
-        let by = bound.broken_by();
+        let (by, since) = (bound.broken_by(), bound.since() as f64 / 1e9);
         Err(format!(
-            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens"
+            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens since \
+             {since:.6} s"
         ))
     }
 
@@ -144,15 +145,15 @@ impl Ledgers {
         self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
     }
 
-    /// A write was applied, and left `item`. Its time stamp was `behind` the clock that is
-    /// furthest ahead. Returns whether a deleted limit was made again.
+    /// A write was applied, `late` after it was planned, and left `item`. Its time stamp was
+    /// `behind` the clock that is furthest ahead. Returns whether a deleted limit was made again.
     pub(super) fn written(
         &mut self,
         bucket: usize,
         at: Nanos,
         write: &LimitWrite,
         debit: u64,
-        behind: Nanos,
+        (behind, late): (Nanos, Nanos),
         item: &BucketItem,
     ) -> Result<bool, String> {
         let slot = slot(&write.name);
@@ -183,6 +184,8 @@ impl Ledgers {
         if again {
             bound.gift(at);
         }
+        // Its guard knew what there was when it was planned, not what flowed in since.
+        bound.loosen(at, late);
         Ok(again)
     }
 
