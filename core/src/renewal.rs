@@ -484,7 +484,9 @@ impl Active {
                     return true;
                 }
                 books.tries = 0;
-                self.back_off(now, settings, None);
+                // The table answers, and somebody else was faster each time: no reason to tell
+                // callers that it is out of reach. They wait a little longer.
+                books.throttled_until = now.monotonic.after(settings.pause(0));
                 false
             }
             Outcome::Throttled => {
