@@ -138,12 +138,6 @@ impl Entry {
         Self { held: 0, ..self }
     }
 
-    /// Whether the ring still counts it at `now`.
-    #[must_use]
-    pub fn counts_at(self, now: WallTime) -> bool {
-        self.epoch + 1 >= now.as_millis() / self.lease_ttl_ms.max(1)
-    }
-
     /// The demand that was reported, in thousandths of a token per second.
     #[must_use]
     pub fn demand_milli(self) -> i64 {

@@ -351,7 +351,6 @@ impl Active {
 
     fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
         self.release(now.monotonic);
-        self.forfeit(now);
         let keeps = why == Why::Due
             && (now.monotonic.since(self.books.used_at) < settings.renewal
                 || self.books.accounts.iter().any(|a| a.wanted > 0));
@@ -408,22 +407,6 @@ impl Active {
         };
         self.set_off(now, &plan, slots);
         Step::Write(plan)
-    }
-
-    /// Gives up what nobody counts any more: a block that expired so long ago that the ring has
-    /// dropped it. The bucket may have refilled in its place; to return it would be to admit it
-    /// twice.
-    fn forfeit(&mut self, now: Now) {
-        if now.monotonic < self.expires_at {
-            return;
-        }
-        for (slot, account) in self.slots.iter_mut().zip(&mut self.books.accounts) {
-            if account.entered.is_some_and(|e| !e.counts_at(now.wall)) {
-                slot.stock = 0;
-                account.recalled = 0;
-                account.schedule.cancel(u64::MAX);
-            }
-        }
     }
 
     /// Takes out of circulation what the write gives back, and remembers the rest.
