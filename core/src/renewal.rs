@@ -378,7 +378,6 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
-                flight: settings.latency * 2,
                 consumed: signed(slot.spent) - signed(account.credit),
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
