@@ -3,6 +3,8 @@
 
 use std::fmt::Display;
 
+/// The version of the items' layout that this crate reads and writes.
+pub const SCHEMA_VERSION: &str = "1.0.0";
 /// The partition key's attribute.
 pub const PK: &str = "PK";
 /// The sort key's attribute.

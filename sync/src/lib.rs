@@ -82,14 +82,14 @@ pub use entity::{Entity, EntityChange};
 pub use error::{Error, ErrorKind, LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
-pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
+pub use limiter::{RateLimiter, RateLimiterBuilder};
 pub use look::Available;
 pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
 pub use version::VersionRecord;
-pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError};
+pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError, table_name};
 
 /// The examples of the README, as tests.
 #[cfg(doctest)]
