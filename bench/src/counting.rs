@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use zae_limiter::Entity;
-use zae_limiter::store::{Store, StoreError, WriteOutcome};
+use zae_limiter::store::{EntityWrite, Store, StoreError, WriteOutcome};
+use zae_limiter::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
+    VersionRecord,
+};
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 
@@ -50,11 +53,80 @@ impl Store for CountingStore {
         self.store.read_bucket(key).await
     }
 
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
-        self.store.create_entity(entity).await
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        self.store.create_entity(entity, event).await
+    }
+
+    async fn update_entity(
+        &self,
+        id: &str,
+        change: &EntityChange,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        self.store.update_entity(id, change, event).await
+    }
+
+    async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError> {
+        self.store.delete_entity(id, event).await
     }
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
         self.store.read_entity(id).await
+    }
+
+    async fn read_children(
+        &self,
+        parent_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError> {
+        self.store.read_children(parent_id, page).await
+    }
+
+    async fn write_limits(
+        &self,
+        scope: &LimitScope,
+        limits: &[Limit],
+        event: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        self.store.write_limits(scope, limits, event).await
+    }
+
+    async fn read_limits(
+        &self,
+        owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError> {
+        self.store.read_limits(owner).await
+    }
+
+    async fn read_audit_events(
+        &self,
+        entity_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError> {
+        self.store.read_audit_events(entity_id, page).await
+    }
+
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {
+        self.store.read_version().await
+    }
+
+    async fn write_version(
+        &self,
+        record: &VersionRecord,
+        replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError> {
+        self.store.write_version(record, replaces).await
+    }
+
+    async fn read_resource_buckets(
+        &self,
+        resource: &str,
+        page: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError> {
+        self.store.read_resource_buckets(resource, page).await
     }
 }

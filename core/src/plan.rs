@@ -75,9 +75,6 @@ pub struct Transfer<'a> {
     pub in_demand: bool,
     /// How far a debit may run ahead of the refill.
     pub ahead: Duration,
-    /// How long the write may take to reach the table. What flows in until then is not counted
-    /// on: a bucket that will be full by then is full.
-    pub flight: Duration,
     /// Net consumption to report, in tokens.
     pub consumed: i64,
     /// What the process holds, in leased mode.
@@ -101,7 +98,6 @@ impl<'a> Transfer<'a> {
             asked_at: None,
             in_demand: false,
             ahead: Duration::ZERO,
-            flight: Duration::ZERO,
             consumed: 0,
             holding: None,
         }
@@ -136,12 +132,6 @@ impl Entry {
     #[must_use]
     pub fn in_doubt(self) -> Self {
         Self { held: 0, ..self }
-    }
-
-    /// Whether the ring still counts it at `now`.
-    #[must_use]
-    pub fn counts_at(self, now: WallTime) -> bool {
-        self.epoch + 1 >= now.as_millis() / self.lease_ttl_ms.max(1)
     }
 
     /// The demand that was reported, in thousandths of a token per second.
@@ -339,13 +329,13 @@ fn update(
 ) -> LimitAction {
     let terms = found.terms;
     let token = terms.token();
-    let full_at = terms.full_at(t.asked_at.unwrap_or(now.after(t.flight)));
+    let full_at = terms.full_at(t.asked_at.unwrap_or(now));
     let empty_at = terms.empty_at(now);
     let give = Ticks::from(t.give) * token;
     let debit = Ticks::from(t.take + t.owe) * token;
 
     let books = Books::of(found, now, t, entry);
-    let unclamped = terms.empty_at(now.after(t.flight)) - found.z + give;
+    let unclamped = empty_at - found.z + give;
     let level = unclamped.min(terms.full());
     let share = books.share(&terms, level, t.holding.is_some());
     // What the bucket holds beyond full must not hide what overflows for the others' sake.

@@ -351,7 +351,6 @@ impl Active {
 
     fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
         self.release(now.monotonic);
-        self.forfeit(now);
         let keeps = why == Why::Due
             && (now.monotonic.since(self.books.used_at) < settings.renewal
                 || self.books.accounts.iter().any(|a| a.wanted > 0));
@@ -379,7 +378,6 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
-                flight: settings.latency * 2,
                 consumed: signed(slot.spent) - signed(account.credit),
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
@@ -408,22 +406,6 @@ impl Active {
         };
         self.set_off(now, &plan, slots);
         Step::Write(plan)
-    }
-
-    /// Gives up what nobody counts any more: a block that expired so long ago that the ring has
-    /// dropped it. The bucket may have refilled in its place; to return it would be to admit it
-    /// twice.
-    fn forfeit(&mut self, now: Now) {
-        if now.monotonic < self.expires_at {
-            return;
-        }
-        for (slot, account) in self.slots.iter_mut().zip(&mut self.books.accounts) {
-            if account.entered.is_some_and(|e| !e.counts_at(now.wall)) {
-                slot.stock = 0;
-                account.recalled = 0;
-                account.schedule.cancel(u64::MAX);
-            }
-        }
     }
 
     /// Takes out of circulation what the write gives back, and remembers the rest.
@@ -484,7 +466,9 @@ impl Active {
                     return true;
                 }
                 books.tries = 0;
-                self.back_off(now, settings, None);
+                // The table answers, and somebody else was faster each time: no reason to tell
+                // callers that it is out of reach. They wait a little longer.
+                books.throttled_until = now.monotonic.after(settings.pause(0));
                 false
             }
             Outcome::Throttled => {

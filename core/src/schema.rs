@@ -1,4 +1,5 @@
-//! The table's keys. Items of entities keep the layout of zae-limiter 0.2.0; buckets are ours.
+//! The table's keys. Items of entities, stored limits and audit events keep the layout of
+//! zae-limiter 0.2.0; buckets and the heads of stored limits are ours.
 
 use std::fmt::Display;
 
@@ -6,10 +7,14 @@ use std::fmt::Display;
 pub const PK: &str = "PK";
 /// The sort key's attribute.
 pub const SK: &str = "SK";
+/// The index of children by parent.
+pub const GSI1: &str = "GSI1";
 /// The partition key's attribute of the index of children by parent.
 pub const GSI1_PK: &str = "GSI1PK";
 /// The sort key's attribute of the index of children by parent.
 pub const GSI1_SK: &str = "GSI1SK";
+/// The index by resource.
+pub const GSI2: &str = "GSI2";
 /// The partition key's attribute of the index by resource.
 pub const GSI2_PK: &str = "GSI2PK";
 /// The sort key's attribute of the index by resource.
@@ -18,11 +23,29 @@ pub const GSI2_SK: &str = "GSI2SK";
 pub const META: &str = "#META";
 /// The attribute that DynamoDB's time-to-live looks at.
 pub const TTL: &str = "ttl";
+/// The partition key of what belongs to the whole table.
+pub const SYSTEM: &str = "SYSTEM#";
+/// The sort key of the version record, an item that every role of the system may read.
+pub const VERSION: &str = "#VERSION";
+/// What stands for the resource in limits that hold for any. No resource can be called that.
+pub const DEFAULT_RESOURCE: &str = "_default_";
+/// What the sort keys of stored limits and of the heads of their sets begin with.
+pub const LIMITS_PREFIX: &str = "#LIMIT";
+/// What the sort keys of audit events begin with.
+pub const AUDIT_PREFIX: &str = "#AUDIT#";
+/// What the sort keys of buckets begin with, in the second index.
+pub const BUCKET_OF_PREFIX: &str = "BUCKET#";
 
 /// The partition key of all items of an entity.
 #[must_use]
 pub fn entity(id: impl Display) -> String {
     format!("ENTITY#{id}")
+}
+
+/// The entity that a partition key is of, if it is of one.
+#[must_use]
+pub fn id_of_entity(pk: &str) -> Option<&str> {
+    pk.strip_prefix("ENTITY#")
 }
 
 /// The sort key of a bucket.
@@ -43,7 +66,8 @@ pub fn child(id: impl Display) -> String {
     format!("CHILD#{id}")
 }
 
-/// The partition key of all buckets of a resource, in the second index.
+/// The partition key of what belongs to a resource: of all its buckets in the second index, and
+/// of its limits in the table.
 #[must_use]
 pub fn resource(resource: impl Display) -> String {
     format!("RESOURCE#{resource}")
@@ -52,7 +76,44 @@ pub fn resource(resource: impl Display) -> String {
 /// The sort key of a bucket, in the second index.
 #[must_use]
 pub fn bucket_of(id: impl Display) -> String {
-    format!("BUCKET#{id}")
+    format!("{BUCKET_OF_PREFIX}{id}")
+}
+
+/// The sort key of a stored limit.
+#[must_use]
+pub fn limit(resource: impl Display, name: impl Display) -> String {
+    format!("#LIMIT#{resource}#{name}")
+}
+
+/// What the sort keys of a resource's stored limits begin with.
+#[must_use]
+pub fn limits_of(resource: impl Display) -> String {
+    format!("#LIMIT#{resource}#")
+}
+
+/// The sort key of the head of a set of stored limits: the one item that every replacement of
+/// the set writes.
+#[must_use]
+pub fn limit_set(resource: impl Display) -> String {
+    format!("#LIMITS#{resource}")
+}
+
+/// The resource whose set of stored limits a sort key is the head of, if it is one.
+#[must_use]
+pub fn resource_of_limit_set(sk: &str) -> Option<&str> {
+    sk.strip_prefix("#LIMITS#")
+}
+
+/// The partition key of an entity's audit events.
+#[must_use]
+pub fn audit(id: impl Display) -> String {
+    format!("AUDIT#{id}")
+}
+
+/// The sort key of an audit event.
+#[must_use]
+pub fn audit_event(event_id: impl Display) -> String {
+    format!("{AUDIT_PREFIX}{event_id}")
 }
 
 /// The attribute of a bucket item that holds one limit.

@@ -13,7 +13,7 @@ use zae_limiter_core::{BucketRef, Request, ValidationError, validate_identifier,
 use crate::admission::{Admission, Answer};
 use crate::engine::Engine;
 use crate::lease::Lease;
-use crate::target::{Consume, Loan, Target, Targets};
+use crate::target::Consume;
 use crate::{BucketHandle, Error, FailureMode, Limit};
 
 /// An acquire that is being put together. `.await` it, or call
@@ -38,12 +38,13 @@ use crate::{BucketHandle, Error, FailureMode, Limit};
 #[derive(Clone, Debug)]
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct Acquire<'a> {
-    admission: Admission<'a>,
-    entity_id: &'a str,
-    resource: &'a str,
-    limits: &'a [Limit],
-    consume: Consume<'a>,
-    cascade: bool,
+    pub(crate) admission: Admission<'a>,
+    pub(crate) entity_id: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) limits: &'a [Limit],
+    pub(crate) consume: Consume<'a>,
+    pub(crate) cascade: Option<bool>,
+    pub(crate) stored: bool,
 }
 
 impl<'a> Acquire<'a> {
@@ -60,7 +61,8 @@ impl<'a> Acquire<'a> {
             resource,
             limits: &[],
             consume: SmallVec::new(),
-            cascade: false,
+            cascade: None,
+            stored: false,
         }
     }
 
@@ -80,9 +82,32 @@ impl<'a> Acquire<'a> {
     }
 
     /// Whether the entity's parent is charged too, under the same limits. Nothing is admitted
-    /// unless both have the tokens. Default: false.
+    /// unless both have the tokens. Default: false, or what the entity says
+    /// ([`Settings::cascade_by_entity`](crate::Settings::cascade_by_entity)).
     pub fn cascade(mut self, cascade: bool) -> Self {
-        self.cascade = cascade;
+        self.cascade = Some(cascade);
+        self
+    }
+
+    /// Whether stored limits are in force: those of the entity for the resource, else the
+    /// entity's own, else those of the resource, else the system's, else those of
+    /// [`limits`](Self::limits), which may then be left out. Entity and parent are looked up each
+    /// for itself. Default: false.
+    ///
+    /// ```
+    /// use zae_limiter::{Limit, LimitScope, RateLimiter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.set_limits(&LimitScope::system(), &[Limit::per_minute("rpm", 10)?]).await?;
+    /// limiter.set_limits(&LimitScope::entity("vip")?, &[Limit::per_minute("rpm", 500)?]).await?;
+    /// let acquire = |id| limiter.acquire(id, "gpt-4").use_stored_limits(true).consume("rpm", 20);
+    /// assert!(acquire("vip").await.is_ok());
+    /// assert!(acquire("somebody").await.is_err());
+    /// # Ok(()) }
+    /// ```
+    pub fn use_stored_limits(mut self, stored: bool) -> Self {
+        self.stored = stored;
         self
     }
 
@@ -129,9 +154,12 @@ impl<'a> Acquire<'a> {
     }
 
     /// Checks what cannot be right whatever the table holds, before it is asked.
-    fn validate(&self) -> Result<(), ValidationError> {
+    pub(crate) fn validate(&self) -> Result<(), ValidationError> {
         validate_identifier("entity_id", self.entity_id)?;
         validate_name("resource", self.resource)?;
+        if self.stored && self.limits.is_empty() {
+            return Ok(()); // what is stored is checked when it is known
+        }
         self.request().validate()
     }
 
@@ -154,10 +182,15 @@ impl<'a> Acquire<'a> {
 
     #[inline(always)]
     fn hit(&self) -> Option<Lease<'a>> {
-        if self.cascade || self.admission.strict || !self.admission.patience.is_zero() {
+        let Admission {
+            engine,
+            strict,
+            patience,
+            ..
+        } = self.admission;
+        if self.stored || strict || self.may_cascade() || !patience.is_zero() {
             return None;
         }
-        let engine = self.admission.engine;
         let request = self.request();
         let take = |bucket: &BucketRef| {
             let hit = bucket.hit(&engine.clock, &request)?;
@@ -182,20 +215,16 @@ impl<'a> Acquire<'a> {
         if engine.is_closed() {
             return Err(Error::Closed);
         }
+        let Some(targets) = self.known_targets()? else {
+            return Err(would_wait());
+        };
         if strict {
             return if engine.breaker.is_open() {
-                self.admission.fail(&self.targets(None)?, 0, None)
+                self.admission.fail(&targets, 0, None)
             } else {
                 Err(would_wait())
             };
         }
-        let parent = if self.cascade {
-            let known = engine.known_parent(self.entity_id);
-            known.ok_or_else(would_wait)?
-        } else {
-            None
-        };
-        let targets = self.targets(parent.as_deref())?;
         match self.admission.take(&targets) {
             Answer::Paid(lease) => Ok(lease),
             Answer::Exceeded(exceeded) => Err(exceeded.into()),
@@ -207,43 +236,23 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// What is charged: the entity's bucket, and its parent's.
-    fn targets(&self, parent: Option<&str>) -> Result<Targets<'a>, Error> {
-        let ids = [Some(self.entity_id), parent].into_iter().flatten();
-        let target = |entity_id| {
-            let engine = self.admission.engine;
-            Ok(Target {
-                bucket: engine.bucket(entity_id, self.resource, self.limits)?,
-                limits: Loan::Borrowed(self.limits),
-                consume: self.consume.clone(),
-            })
-        };
-        ids.map(target).collect()
-    }
-
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
         let Admission {
             engine, patience, ..
         } = self.admission;
         let in_time = time::timeout(engine.acquire_timeout + patience, self.pay()).await;
-        in_time.unwrap_or_else(|_| {
-            let parent = engine.known_parent(self.entity_id).flatten();
-            let targets = self.targets(parent.as_deref().filter(|_| self.cascade))?;
-            self.admission.fail(&targets, 0, None)
-        })
+        match in_time {
+            Ok(answer) => answer,
+            Err(_) => self.admission.fail(&self.likely_targets()?, 0, None),
+        }
     }
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
-        let parent = if self.cascade {
-            match self.admission.engine.parent(self.entity_id).await {
-                Ok(parent) => parent,
-                Err(failure) => return self.admission.fail(&self.targets(None)?, 0, failure),
-            }
-        } else {
-            None
-        };
-        self.admission.pay(&self.targets(parent.as_deref())?).await
+        match self.targets().await? {
+            Ok(targets) => self.admission.pay(&targets).await,
+            Err(failure) => self.admission.fail(&self.likely_targets()?, 0, failure),
+        }
     }
 
     /// Acquires, runs `work`, and keeps what was consumed if it succeeds. If it fails, panics or
@@ -278,12 +287,16 @@ impl<'a> Acquire<'a> {
     pub async fn handle(self) -> Result<BucketHandle, Error> {
         self.validate()?;
         let engine = self.admission.engine;
+        if self.stored {
+            let rule = "a handle keeps its limits; look the stored ones up with get_limits";
+            return Err(ValidationError::new("use_stored_limits", true, rule).into());
+        }
         let limits = engine.shared(self.limits);
         let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
         bucket.declare(&limits);
-        if self.cascade {
-            let parent = engine.parent(self.entity_id).await;
-            parent.map_err(|failure| engine.unavailable(&bucket, failure))?;
+        if self.may_cascade() {
+            let family = engine.family(self.entity_id).await;
+            family.map_err(|failure| engine.unavailable(&bucket, failure))?;
         }
         Ok(BucketHandle::new(engine, bucket, limits, self.cascade))
     }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time;
@@ -15,19 +14,18 @@ use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
 
 use crate::breaker::{self, Breaker};
+use crate::catalog::{Catalog, Family};
 use crate::line::Lines;
 use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
 use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
-use crate::{Error, ValidationError};
+use crate::{Error, LimitScope, ValidationError};
 
 /// How many buckets that run low may wait for the reconciler. More are looked at when their time
 /// comes.
 const LOW_MAX: usize = 4_096;
 /// How many sets of limits are kept to be shared between buckets.
 const LIMIT_SETS_MAX: usize = 64;
-/// How many parents are remembered.
-const PARENTS_MAX: u64 = 1_000_000;
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -40,8 +38,9 @@ pub(crate) struct Engine {
     pub(crate) failure_mode: FailureMode,
     pub(crate) acquire_timeout: Duration,
     pub(crate) idle_ttl: Duration,
-    /// The parents of entities; none for an entity without, or that is not known.
-    parents: Cache<String, Option<Arc<str>>>,
+    pub(crate) catalog: Catalog,
+    /// Whether an acquire that does not say asks the entity.
+    pub(crate) cascade_by_entity: bool,
     /// Buckets that run low. Bounded, so that a hit never allocates.
     low: ArrayQueue<Arc<Bucket>>,
     /// Buckets that somebody waits for, or that owe or are owed.
@@ -64,10 +63,8 @@ impl Engine {
         clock: Clock,
         settings: &Settings,
     ) -> Self {
-        let parents = Cache::builder()
-            .max_capacity(PARENTS_MAX)
-            .time_to_live(Duration::from_millis(settings.entity_ttl_ms))
-            .build();
+        let entity_ttl = Duration::from_millis(settings.entity_ttl_ms);
+        let limits_ttl = Duration::from_millis(settings.limits_ttl_ms);
         Self {
             name,
             store,
@@ -81,7 +78,8 @@ impl Engine {
             failure_mode: settings.failure_mode,
             acquire_timeout: Duration::from_millis(settings.acquire_timeout_ms),
             idle_ttl: Duration::from_millis(settings.idle_ttl_ms),
-            parents,
+            catalog: Catalog::new(entity_ttl, limits_ttl),
+            cascade_by_entity: settings.cascade_by_entity,
             low: ArrayQueue::new(LOW_MAX),
             urgent: SegQueue::new(),
             bell: Notify::new(),
@@ -122,49 +120,58 @@ impl Engine {
         fresh
     }
 
-    /// The parent of an entity, as of at most `entity_ttl_ms` ago. An unknown entity has none.
-    pub(crate) async fn parent(
-        &self,
-        entity_id: &str,
-    ) -> Result<Option<Arc<str>>, Option<Arc<StoreError>>> {
-        if let Some(known) = self.known_parent(entity_id) {
+    /// The family of an entity, as of at most `entity_ttl_ms` ago.
+    pub(crate) async fn family(&self, id: &str) -> Result<Arc<Family>, Option<Arc<StoreError>>> {
+        if let Some(known) = self.known_family(id) {
             return Ok(known);
         }
+        let load = self.catalog.family(&*self.store, &self.clock, id);
+        self.load(load).await
+    }
+
+    /// The family of an entity, if it is known without asking the table.
+    pub(crate) fn known_family(&self, id: &str) -> Option<Arc<Family>> {
+        let old = self.breaker.is_open();
+        self.catalog.known_family(&self.clock, id, old)
+    }
+
+    /// The limits stored for an entity and a resource, as of at most `limits_ttl_ms` ago: the
+    /// entity's for the resource, the entity's own, the resource's, the system's.
+    pub(crate) async fn stored_limits(
+        &self,
+        scopes: &[LimitScope],
+    ) -> Result<Option<Arc<[Limit]>>, Option<Arc<StoreError>>> {
+        if let Some(known) = self.known_stored_limits(scopes) {
+            return Ok(known);
+        }
+        let load = self.catalog.limits(&*self.store, &self.clock, scopes);
+        self.load(load).await
+    }
+
+    /// The stored limits, if they are known without asking the table.
+    #[allow(clippy::option_option)] // not known, or known to be none
+    pub(crate) fn known_stored_limits(
+        &self,
+        scopes: &[LimitScope],
+    ) -> Option<Option<Arc<[Limit]>>> {
+        let old = self.breaker.is_open();
+        self.catalog.known_limits(&self.clock, scopes, old)
+    }
+
+    async fn load<T>(
+        &self,
+        load: impl Future<Output = Result<T, Arc<StoreError>>>,
+    ) -> Result<T, Option<Arc<StoreError>>> {
         if self.breaker.is_open() {
             return Err(self.breaker.failure());
         }
-        let load = async {
-            let sent = self.clock.now();
-            match self.store.read_entity(entity_id).await {
-                Ok(entity) => {
-                    self.breaker.answered(self.clock.now());
-                    let parent = entity.and_then(|entity| entity.parent_id);
-                    Ok(parent.filter(|id| id != entity_id).map(Arc::from))
-                }
-                Err(error) => {
-                    self.failed(sent, &error);
-                    Err(error)
-                }
-            }
-        };
-        let loaded = self.parents.try_get_with_by_ref(entity_id, load).await;
-        loaded.map_err(Some)
-    }
-
-    /// The parent of an entity, if that is known without asking the table.
-    pub(crate) fn known_parent(&self, entity_id: &str) -> Option<Option<Arc<str>>> {
-        use std::task::{Context, Poll, Waker};
-        // A lookup in the cache is ready at the first poll: it waits for nobody.
-        let found = std::pin::pin!(self.parents.get(entity_id));
-        match found.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(found) => found,
-            Poll::Pending => None,
+        let sent = self.clock.now();
+        let loaded = load.await;
+        match &loaded {
+            Ok(_) => self.breaker.answered(self.clock.now()),
+            Err(error) => self.failed(sent, error),
         }
-    }
-
-    /// Forgets the parent of an entity.
-    pub(crate) async fn forget_parent(&self, entity_id: &str) {
-        self.parents.invalidate(entity_id).await;
+        loaded.map_err(Some)
     }
 
     /// A block runs low: no allocation, no wait.
@@ -286,12 +293,22 @@ impl Engine {
         bucket: &BucketRef,
         failure: Option<Arc<StoreError>>,
     ) -> Error {
+        let key = bucket.key();
+        self.unavailable_for(key.entity_id(), key.resource(), failure)
+    }
+
+    pub(crate) fn unavailable_for(
+        &self,
+        entity_id: &str,
+        resource: &str,
+        failure: Option<Arc<StoreError>>,
+    ) -> Error {
         use StoreErrorKind::{Throttled, Unreachable};
         match failure {
             Some(error) if !matches!(error.kind(), Throttled | Unreachable) => Error::Store(error),
             failure => Error::Unavailable {
-                entity_id: bucket.key().entity_id().to_owned(),
-                resource: bucket.key().resource().to_owned(),
+                entity_id: entity_id.to_owned(),
+                resource: resource.to_owned(),
                 reason: failure.as_ref().map_or_else(
                     || "the table did not answer in time".to_owned(),
                     ToString::to_string,

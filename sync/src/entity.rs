@@ -19,6 +19,9 @@ pub struct Entity {
     pub metadata: BTreeMap<String, String>,
     /// When it was created, as RFC 3339 in UTC.
     pub created_at: String,
+    /// Whether its acquires charge its parent too, where they do not say.
+    #[serde(default)]
+    pub cascade: bool,
 }
 
 impl Entity {
@@ -33,6 +36,51 @@ impl Entity {
     pub fn is_child(&self) -> bool {
         self.parent_id.is_some()
     }
+
+    /// Changes what `change` names.
+    pub(crate) fn change(&mut self, change: &EntityChange) {
+        let EntityChange {
+            name,
+            parent_id,
+            metadata,
+            cascade,
+        } = change.clone();
+        self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
+        if let Some(parent_id) = parent_id {
+            self.parent_id = parent_id;
+        }
+        if let Some(metadata) = metadata {
+            self.metadata = metadata;
+        }
+        self.cascade = cascade.unwrap_or(self.cascade);
+    }
+}
+
+/// What is to become different about an entity; what is none stays as it is.
+///
+/// ```
+/// use zae_limiter::EntityChange;
+///
+/// let moved = EntityChange {
+///     parent_id: Some(Some("project-2".into())),
+///     ..EntityChange::default()
+/// };
+/// let freed = EntityChange {
+///     parent_id: Some(None),
+///     ..EntityChange::default()
+/// };
+/// assert_ne!(moved, freed);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityChange {
+    /// Another name.
+    pub name: Option<String>,
+    /// Another parent, or none at all.
+    pub parent_id: Option<Option<String>>,
+    /// Other metadata, in place of all that there are.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Whether its acquires charge its parent too.
+    pub cascade: Option<bool>,
 }
 
 /// A time as v0.2.0 wrote it: RFC 3339 in UTC.

@@ -48,6 +48,9 @@ pub enum Error {
     /// There is an entity of this id.
     #[error("entity {0:?} exists already")]
     EntityExists(String),
+    /// There is no entity of this id: the one to be changed, or the one to be a parent.
+    #[error("there is no entity {0:?}; create it first")]
+    EntityNotFound(String),
     /// The settings are wrong; all that is wrong is in the text.
     #[error("wrong settings: {0}")]
     Settings(String),
@@ -76,6 +79,8 @@ pub enum ErrorKind {
     Store,
     /// [`Error::EntityExists`]
     EntityExists,
+    /// [`Error::EntityNotFound`]
+    EntityNotFound,
     /// [`Error::Settings`]
     Settings,
     /// [`Error::Closed`]
@@ -97,6 +102,7 @@ impl Error {
                 _ => ErrorKind::Store,
             },
             Self::EntityExists(_) => ErrorKind::EntityExists,
+            Self::EntityNotFound(_) => ErrorKind::EntityNotFound,
             Self::Settings(_) => ErrorKind::Settings,
             Self::Closed => ErrorKind::Closed,
         }

@@ -29,7 +29,7 @@ pub struct BucketHandle {
     engine: Arc<Engine>,
     limits: Arc<[Limit]>,
     fingerprint: u64,
-    cascade: bool,
+    cascade: Option<bool>,
 }
 
 impl BucketHandle {
@@ -37,7 +37,7 @@ impl BucketHandle {
         engine: &Arc<Engine>,
         bucket: BucketRef,
         limits: Arc<[Limit]>,
-        cascade: bool,
+        cascade: Option<bool>,
     ) -> Self {
         Self {
             engine: engine.clone(),
@@ -73,7 +73,7 @@ impl BucketHandle {
 
     #[inline(always)]
     fn hit<'a>(&'a self, consume: &[(&'a str, u64)]) -> Option<Lease<'a>> {
-        if self.cascade || self.engine.strict {
+        if self.cascade.unwrap_or(self.engine.cascade_by_entity) || self.engine.strict {
             return None;
         }
         let bucket = &self.bucket;
@@ -88,9 +88,12 @@ impl BucketHandle {
     #[cold]
     fn by_name<'a>(&'a self, consume: &[(&'a str, u64)]) -> Acquire<'a> {
         let key = self.bucket.key();
-        let acquire = Acquire::new(&self.engine, key.entity_id(), key.resource())
-            .limits(&self.limits)
-            .cascade(self.cascade);
+        let acquire =
+            Acquire::new(&self.engine, key.entity_id(), key.resource()).limits(&self.limits);
+        let acquire = match self.cascade {
+            Some(cascade) => acquire.cascade(cascade),
+            None => acquire,
+        };
         consume.iter().fold(acquire, |acquire, &(name, tokens)| {
             acquire.consume(name, tokens)
         })

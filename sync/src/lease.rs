@@ -50,7 +50,7 @@ pub(crate) struct Part<'a> {
 /// What an acquire was granted. It can be added to, corrected afterwards, and given back.
 ///
 /// **Dropping a lease keeps what was consumed**: forgetting a call can never switch a limiter
-/// off. [`rollback`](Self::rollback) gives it back, and [`Acquire::run`] does so if the work
+/// off. [`rollback`](Self::rollback) gives it back, and [`Acquire::run`](crate::Acquire::run) does so if the work
 /// fails.
 ///
 /// A lease borrows from the limiter and from what the acquire was given;

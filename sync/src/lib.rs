@@ -48,8 +48,11 @@
 //! that, and at most for one `lease_ttl`. What each fault does and costs is in [`semantics`].
 
 mod acquire;
+mod admin;
 mod admission;
+mod audit;
 pub mod breaker;
+mod catalog;
 mod engine;
 mod entity;
 mod error;
@@ -57,24 +60,35 @@ mod handle;
 mod lease;
 mod limiter;
 mod line;
+mod look;
 mod metrics;
+mod page;
 pub mod reconciler;
+mod resolve;
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
 mod status;
 pub mod store;
+mod stored_limits;
 pub mod strict;
 mod target;
+mod version;
 
 pub use acquire::{Acquire, AcquireFuture};
-pub use entity::Entity;
+pub use admin::NewEntity;
+pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
+pub use entity::{Entity, EntityChange};
 pub use error::{Error, ErrorKind, LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
-pub use limiter::{Available, NewEntity, RateLimiter, RateLimiterBuilder, table_name};
+pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
+pub use look::Available;
 pub use metrics::Metrics;
+pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
+pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
+pub use version::VersionRecord;
 pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError};
 
 /// The examples of the README, as tests.

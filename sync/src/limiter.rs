@@ -1,19 +1,17 @@
 //! [`RateLimiter`]: the one thing that users hold, and its builder.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter_core::{Clock, Knowledge, ValidationError, validate_identifier, validate_name};
+use zae_limiter_core::{Clock, ValidationError};
 
 use crate::acquire::Acquire;
 use crate::engine::Engine;
-use crate::entity::Entity;
 use crate::metrics::Metrics;
 use crate::reconciler::{Closed, Driver};
 use crate::settings::{FailureMode, Mode, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
-use crate::{Error, Limit};
+use crate::{Available, Error, Limit};
 
 /// What all tables of limiters begin with.
 const PREFIX: &str = "ZAEL-";
@@ -27,8 +25,10 @@ const NAME_LEN_MAX: usize = 38;
 /// in hand go back to the table at once and not only by refill.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     driver: Arc<Driver>,
+    /// Who is named in audit events.
+    pub(crate) principal: Option<Arc<str>>,
 }
 
 impl RateLimiter {
@@ -50,48 +50,8 @@ impl RateLimiter {
         Acquire::new(&self.engine, entity_id, resource)
     }
 
-    /// Creates an entity. Acquires need none: an entity is there to have a parent, a name, or
-    /// limits of its own.
-    ///
-    /// # Errors
-    /// [`Error::Validation`], [`Error::EntityExists`], and those of the table.
-    pub async fn create_entity(&self, entity: NewEntity) -> Result<Entity, Error> {
-        validate_identifier("entity_id", &entity.id)?;
-        if let Some(parent_id) = &entity.parent_id {
-            validate_identifier("parent_id", parent_id)?;
-            if *parent_id == entity.id {
-                let rule = "an entity cannot be its own parent";
-                return Err(ValidationError::new("parent_id", parent_id, rule).into());
-            }
-        }
-        let created = self.engine.clock.wall();
-        let entity = Entity {
-            name: entity.name.unwrap_or_else(|| entity.id.clone()),
-            id: entity.id,
-            parent_id: entity.parent_id,
-            metadata: entity.metadata,
-            created_at: crate::entity::timestamp(created),
-        };
-        if !self.engine.store.create_entity(&entity).await? {
-            return Err(Error::EntityExists(entity.id));
-        }
-        self.engine.forget_parent(&entity.id).await;
-        Ok(entity)
-    }
-
-    /// The entity, if there is one of that id.
-    ///
-    /// # Errors
-    /// [`Error::Validation`], and those of the table.
-    pub async fn get_entity(&self, id: &str) -> Result<Option<Entity>, Error> {
-        validate_identifier("entity_id", id)?;
-        Ok(self.engine.store.read_entity(id).await?)
-    }
-
-    /// How much of each limit may be consumed, without consuming it.
-    ///
-    /// In leased mode the answer comes from memory, unless nothing is known of the bucket yet; in
-    /// strict mode, and then, the table is read.
+    /// How much of each limit may be consumed, without consuming it:
+    /// [`acquire(..).limits(..).available()`](Acquire::available).
     ///
     /// # Errors
     /// [`Error::Validation`], [`Error::Unavailable`] and [`Error::Store`].
@@ -101,26 +61,8 @@ impl RateLimiter {
         resource: &str,
         limits: &[Limit],
     ) -> Result<Vec<Available>, Error> {
-        validate_identifier("entity_id", entity_id)?;
-        validate_name("resource", resource)?;
-        zae_limiter_core::Request::new(limits, &[]).validate()?;
-        let engine = &self.engine;
-        let bucket = engine.bucket(entity_id, resource, limits)?;
-        let mut known = bucket.knowledge(&engine.clock, &[]);
-        if engine.strict || known.iter().any(|(_, known)| known.age.is_none()) {
-            let sent = engine.clock.now();
-            let item = engine.read(&bucket).await?;
-            if bucket.saw(&engine.clock, sent, item) {
-                engine.tell(&bucket);
-            }
-            known = bucket.knowledge(&engine.clock, &[]);
-        }
-        let of = |limit: &Limit| {
-            let found = known.iter().find(|(known, _)| known.name() == limit.name());
-            let known = found.map(|(_, known)| *known);
-            Available::new(limit, known.unwrap_or_else(|| Knowledge::nothing(limit)))
-        };
-        Ok(limits.iter().map(of).collect())
+        let acquire = self.acquire(entity_id, resource).limits(limits);
+        acquire.available().await
     }
 
     /// The table's full name.
@@ -137,6 +79,8 @@ impl RateLimiter {
             breaker_opened: engine.breaker.opened(),
             breaker_open: engine.breaker.is_open(),
             cached_buckets: engine.cache.len(),
+            catalog_loads: engine.catalog.loads.get(),
+            catalog_entries: engine.catalog.len(),
             ..engine.counters.snapshot()
         }
     }
@@ -147,83 +91,6 @@ impl RateLimiter {
     pub async fn shutdown(&self, deadline: Duration) -> Closed {
         let closed = self.driver.close(deadline).await;
         closed.unwrap_or(Closed { unreturned: 0 })
-    }
-}
-
-/// How much of a limit may be consumed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Available {
-    /// The limit's name.
-    pub limit_name: String,
-    /// Tokens that are surely spendable here and now, without the table.
-    pub in_hand: u64,
-    /// The best estimate for the whole bucket: what is in hand, and what the table held when it
-    /// was last seen, with the refill since. Negative: debt.
-    pub estimate: i64,
-    /// How old the estimate is; none if the table has no such bucket, which is then full.
-    pub age: Option<Duration>,
-}
-
-impl Available {
-    fn new(limit: &Limit, known: Knowledge) -> Self {
-        Self {
-            limit_name: limit.name().to_owned(),
-            in_hand: known.in_hand,
-            estimate: known.estimate,
-            age: known.age,
-        }
-    }
-}
-
-/// An entity that is to be created.
-///
-/// ```
-/// use zae_limiter::{NewEntity, RateLimiter};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
-/// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
-/// limiter.create_entity(NewEntity::new("project-1").name("Project 1")).await?;
-/// limiter.create_entity(NewEntity::new("api-key-123").parent("project-1")).await?;
-/// let key = limiter.get_entity("api-key-123").await?.unwrap();
-/// assert_eq!(key.parent_id.as_deref(), Some("project-1"));
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct NewEntity {
-    id: String,
-    name: Option<String>,
-    parent_id: Option<String>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl NewEntity {
-    /// An entity of this id.
-    pub fn new(id: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            name: None,
-            parent_id: None,
-            metadata: BTreeMap::new(),
-        }
-    }
-
-    /// A name for people. Default: the id.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// The entity above it. Default: none.
-    pub fn parent(mut self, id: impl Into<String>) -> Self {
-        self.parent_id = Some(id.into());
-        self
-    }
-
-    /// Something to keep with it. Default: nothing.
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.into(), value.into());
-        self
     }
 }
 
@@ -318,7 +185,11 @@ impl RateLimiterBuilder {
         store.check().await?;
         let engine = Arc::new(Engine::new(table_name, store, self.clock, &settings));
         let driver = Arc::new(Driver::start(engine.clone()));
-        Ok(RateLimiter { engine, driver })
+        Ok(RateLimiter {
+            engine,
+            driver,
+            principal: None,
+        })
     }
 }
 

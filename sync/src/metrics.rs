@@ -15,7 +15,7 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -64,6 +64,8 @@ impl Counters {
             breaker_opened: 0,
             breaker_open: false,
             cached_buckets: 0,
+            catalog_loads: 0,
+            catalog_entries: 0,
         }
     }
 }
@@ -102,4 +104,8 @@ pub struct Metrics {
     pub breaker_open: bool,
     /// Buckets in memory.
     pub cached_buckets: usize,
+    /// Reads of entities and of stored limits.
+    pub catalog_loads: u64,
+    /// Entities and owners of stored limits in memory, about.
+    pub catalog_entries: u64,
 }

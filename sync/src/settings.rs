@@ -143,6 +143,12 @@ pub struct Settings {
     pub acquire_timeout_ms: u64,
     /// How long the parent of an entity is taken for known, in milliseconds. Default: 30000.
     pub entity_ttl_ms: u64,
+    /// How long stored limits are taken for known, in milliseconds. Default: 30000.
+    pub limits_ttl_ms: u64,
+    /// Whether an acquire that does not say whether it cascades does as the entity says
+    /// ([`Entity::cascade`](crate::Entity::cascade)). The entity is then looked up for every such
+    /// acquire, in memory as a rule. Default: false.
+    pub cascade_by_entity: bool,
     /// How long a bucket that nobody uses stays in memory, in milliseconds. Default: 600000.
     pub idle_ttl_ms: u64,
 }
@@ -156,6 +162,8 @@ impl Default for Settings {
             endpoint_url: None,
             acquire_timeout_ms: 5_000,
             entity_ttl_ms: 30_000,
+            limits_ttl_ms: 30_000,
+            cascade_by_entity: false,
             idle_ttl_ms: 600_000,
         }
     }
@@ -220,6 +228,7 @@ impl Settings {
         for (name, value) in [
             ("acquire_timeout_ms", self.acquire_timeout_ms),
             ("entity_ttl_ms", self.entity_ttl_ms),
+            ("limits_ttl_ms", self.limits_ttl_ms),
             ("idle_ttl_ms", self.idle_ttl_ms),
         ] {
             if !(1..=86_400_000).contains(&value) {

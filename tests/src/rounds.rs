@@ -19,14 +19,17 @@ use crate::journal::{self, Record};
 use crate::worker::{Order, Worker, crew};
 use crate::{FreshTable, endpoint};
 
-/// As long as a round takes and much longer, so that at its end the table still counts what
-/// anybody was granted.
-const LEASE_TTL: Duration = Duration::from_secs(30);
+/// As long as a round takes on the slowest machine and longer, so that at its end the table still
+/// counts what anybody was granted.
+const LEASE_TTL: Duration = Duration::from_secs(600);
 const RENEWAL: Duration = Duration::from_secs(1);
-/// In every so many-th round the others go on until nothing is left.
-const DRAINED: u32 = 10;
-/// How long the workers may take to take most of a bucket.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// In every so many-th round the others go on until nothing is left. That takes long: what is
+/// scarce is handed out token by token.
+const DRAINED: u32 = 20;
+/// How long the workers may take to take half of a bucket, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How long they have for the rest.
+const DRAINING: Duration = Duration::from_secs(30);
 
 /// What the rounds are like. Plain data.
 #[derive(Clone, Debug)]
@@ -51,8 +54,8 @@ impl Default for Rounds {
             rounds: 20,
             at_once: 3,
             workers: 4,
-            burst: 2_500,
-            per_second: 300,
+            burst: 3_000,
+            per_second: 150,
             seed: 1,
         }
     }
@@ -75,8 +78,9 @@ pub struct Round {
     /// What the killed process had been granted last, by the table's count: the most that it can
     /// have held.
     pub held: i64,
-    /// Acquires of those that ended in order which were not answered, although the table was
-    /// well.
+    /// Acquires that were refused, of those that ended in order.
+    pub refused: u64,
+    /// Acquires that were not answered, although the table was well, of those that ended in order.
     pub unavailable: u64,
     /// Whether all windows kept the bound.
     pub bound_holds: bool,
@@ -138,8 +142,7 @@ impl Summary {
 
 impl Rounds {
     /// Plays them, each on a bucket of its own in `table`, and answers in the order in which they
-    /// end; `program` is the `worker` of this
-    /// package.
+    /// end; `program` is the `worker` of this package.
     ///
     /// # Panics
     /// If a worker does not start, does not end when it is told to, or does not give back what it
@@ -166,10 +169,10 @@ impl Rounds {
 
         let begun = time::Instant::now();
         let mut killed = workers.swap_remove(chance.usize(..workers.len()));
-        // At any moment between its first admission and the last of its share, as long as there
-        // is something left to be held.
+        // At any moment between its first admission and half of its share. After that blocks
+        // become small, for then tokens are scarce.
         let share = self.burst / u64::try_from(self.workers).expect("a small number");
-        let enough = chance.u64(1..share);
+        let enough = chance.u64(1..share / 2);
         let by_all = || admitted(&killed) + workers.iter().map(admitted).sum::<u64>();
         while admitted(&killed) < enough && by_all() < self.burst / 2 {
             assert!(begun.elapsed() < PATIENCE, "round {round}: nothing happens");
@@ -177,16 +180,16 @@ impl Rounds {
         }
         killed.kill().await.expect("it should be running");
         let killed_after = begun.elapsed();
-        // Until nothing is left takes long: what is scarce is handed out token by token.
-        if !round.is_multiple_of(DRAINED) {
-            time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
-        } else {
+        if round.is_multiple_of(DRAINED) {
             let all = || workers.iter().map(admitted).sum::<u64>();
             let mut before = None;
-            while before != Some(all()) {
+            let patience = time::Instant::now() + DRAINING;
+            while before != Some(all()) && time::Instant::now() < patience {
                 before = Some(all());
                 time::sleep(Duration::from_secs(1)).await;
             }
+        } else {
+            time::sleep(Duration::from_millis(chance.u64(..1_000))).await;
         }
         let ended = workers.iter_mut().map(|worker| worker.terminate());
         for status in futures::future::join_all(ended).await {
@@ -241,7 +244,7 @@ impl Rounds {
             bound.admit(at, tokens);
         }
         let admitted = journal::tokens(&admissions);
-        let endings = records.iter().filter_map(|record| record.ending);
+        let endings = || records.iter().filter_map(|record| record.ending);
         let signed = |tokens| i64::try_from(tokens).expect("a small number");
         Round {
             killed_after_ms: millis(killed_after),
@@ -250,7 +253,8 @@ impl Rounds {
             level,
             lost: signed(self.burst) - level - signed(admitted),
             held,
-            unavailable: endings.map(|ending| ending.unavailable).sum(),
+            refused: endings().map(|ending| ending.refused).sum(),
+            unavailable: endings().map(|ending| ending.unavailable).sum(),
             bound_holds: bound.holds(),
             bound_used: bound.used(),
         }

@@ -2,7 +2,7 @@
 //!
 //! The core, the reconciler and the strict payments are the real ones, and so is what a write
 //! does to an item. One seed decides all that is left to chance; nothing sleeps, and no runtime
-//! is needed. What must be true at every step is in [`ledger`].
+//! is needed. What must be true at every step is in `ledger`.
 
 mod acquire;
 mod afterwards;

@@ -10,9 +10,9 @@ use zae_limiter::{LeasedOptions, Limit, Mode, Settings};
 use zae_limiter_core::{Clock, WallTime};
 
 use crate::fleet::WindowBound;
-use crate::journal::{self, Admission};
+use crate::journal::{self, Admission, Record};
 use crate::proxy::{Conditions, Link, Proxy};
-use crate::worker::{Order, crew};
+use crate::worker::{Order, Worker, crew};
 use crate::{FreshTable, endpoint};
 
 /// What is taken for a recovery: this share of the refill is admitted, of any span of this length.
@@ -20,6 +20,8 @@ const RECOVERED_SHARE: f64 = 0.97;
 const RECOVERED_SPAN: Duration = Duration::from_secs(4);
 /// The last seconds: long enough for reservations to even out.
 const AT_LAST: Duration = Duration::from_secs(8);
+/// How much longer than it should a recovery may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How finely the beginning of the recovery is looked for.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -36,7 +38,7 @@ pub struct Storm {
     pub options: LeasedOptions,
     /// What happens on the way to the table, and for how long.
     pub phases: Vec<(Conditions, Duration)>,
-    /// How long it is fine after that.
+    /// How long it is fine after that; longer, if they have not recovered by then.
     pub calm: Duration,
     /// Decides which replies are lost.
     pub seed: u64,
@@ -144,15 +146,23 @@ impl Storm {
         proxy.heal();
         let healed = clock.wall();
         time::sleep(self.calm).await;
-        let ended = clock.wall();
+        let patience = clock.wall().after(PATIENCE);
+        let ended = loop {
+            let now = clock.wall();
+            let admissions = journal::merged(&records(&workers));
+            let share = self.share(&admissions, now.before(RECOVERED_SPAN), now);
+            if share >= RECOVERED_SHARE || now >= patience {
+                break now;
+            }
+            time::sleep(STEP * 5).await;
+        };
 
         let ending = workers.iter_mut().map(|worker| worker.terminate());
         for status in futures::future::join_all(ending).await {
             let status = status.expect("it should end when it is told to");
             assert!(status.success(), "a worker ended {status}");
         }
-        let records = workers.iter().map(|worker| worker.record());
-        let records: Vec<_> = records.map(|r| r.expect("a journal")).collect();
+        let records = records(&workers);
         let endings = || records.iter().filter_map(|record| record.ending);
         let admissions = journal::merged(&records);
         let mut bound = WindowBound::new(self.limit.terms(), self.lease_ttl());
@@ -221,20 +231,22 @@ impl Storm {
         healed: WallTime,
         ended: WallTime,
     ) -> Option<u64> {
-        let starts = std::iter::successors(Some(healed), |&from| Some(from.after(STEP)));
-        let starts = starts.take_while(|from| from.after(RECOVERED_SPAN) <= ended);
-        let mut recovered = None;
-        for from in starts {
+        // Back from the end, as long as all is well.
+        let last = ended.before(RECOVERED_SPAN);
+        let starts = std::iter::successors(Some(last), |&from| Some(from.before(STEP)));
+        let starts = starts.take_while(|&from| {
             let share = self.share(admissions, from, from.after(RECOVERED_SPAN));
-            recovered = if share >= RECOVERED_SHARE {
-                recovered.or(Some(from))
-            } else {
-                None
-            };
-        }
+            from >= healed && share >= RECOVERED_SHARE
+        });
+        let recovered = starts.last();
         let after = recovered?.since(healed).as_millis();
         u64::try_from(after).ok()
     }
+}
+
+fn records(workers: &[Worker]) -> Vec<Record> {
+    let records = workers.iter().map(Worker::record);
+    records.map(|r| r.expect("a journal")).collect()
 }
 
 #[cfg(test)]

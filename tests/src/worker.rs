@@ -16,7 +16,7 @@ use crate::journal::{self, Record};
 /// What a worker prints when it is connected.
 pub const READY: &str = "ready";
 /// How long a worker may take to begin or to end, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a worker is to do. Plain data.
 #[derive(Clone, Debug)]

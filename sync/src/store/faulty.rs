@@ -10,8 +10,11 @@ use parking_lot::Mutex;
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 
-use super::{Store, StoreError, StoreErrorKind, WriteOutcome};
-use crate::Entity;
+use super::{EntityWrite, Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
+    VersionRecord,
+};
 
 /// What goes wrong with a call to a [`FaultyStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +120,14 @@ impl<S: Store + ?Sized> FaultyStore<S> {
         self.control.lock().always = fault;
     }
 
-    /// How many reads were asked for, of buckets and entities, since the last reset.
+    /// How many reads were asked for, a page being one, since the last reset.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.control.lock().reads
     }
 
-    /// How many writes were asked for, of buckets and entities, since the last reset; refused
-    /// ones count.
+    /// How many writes were asked for, deletions included, since the last reset; refused ones
+    /// count.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.control.lock().writes
@@ -139,6 +142,16 @@ impl<S: Store + ?Sized> FaultyStore<S> {
     /// Forgets all faults and counts from zero.
     pub fn reset(&self) {
         *self.control.lock() = Control::default();
+    }
+
+    async fn on_read(&self, what: &str) -> Fate {
+        let fault = self.next_fault(|control| control.reads += 1);
+        Fault::strike(fault, what).await
+    }
+
+    async fn on_write(&self, what: &str) -> Fate {
+        let fault = self.next_fault(|control| control.writes += 1);
+        Fault::strike(fault, what).await
     }
 
     fn next_fault(&self, count: impl FnOnce(&mut Control)) -> Option<Fault> {
@@ -214,13 +227,9 @@ impl<S: Store + ?Sized> Store for FaultyStore<S> {
     }
 
     async fn write_bucket(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
-        let fault = self.next_fault(|control| control.writes += 1);
-        let what = format!(
-            "write the bucket of {} for {}",
-            key.entity_id(),
-            key.resource()
-        );
-        match Fault::strike(fault, &what).await {
+        let (id, resource) = (key.entity_id(), key.resource());
+        let what = format!("write the bucket of {id} for {resource}");
+        match self.on_write(&what).await {
             Fate::Pass => self.store.write_bucket(key, write).await,
             Fate::Fail(error) => WriteOutcome::Failed(error),
             Fate::Lose(error) => WriteOutcome::Unknown(error),
@@ -232,32 +241,118 @@ impl<S: Store + ?Sized> Store for FaultyStore<S> {
     }
 
     async fn read_bucket(&self, key: &BucketKey) -> Result<Option<BucketItem>, StoreError> {
-        let fault = self.next_fault(|control| control.reads += 1);
-        let what = format!(
-            "read the bucket of {} for {}",
-            key.entity_id(),
-            key.resource()
-        );
-        let fate = Fault::strike(fault, &what).await;
+        let (id, resource) = (key.entity_id(), key.resource());
+        let what = format!("read the bucket of {id} for {resource}");
+        let fate = self.on_read(&what).await;
         fate.decide(self.store.read_bucket(key)).await
     }
 
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
-        let fault = self.next_fault(|control| control.writes += 1);
-        let fate = Fault::strike(fault, &format!("create entity {}", entity.id)).await;
-        fate.decide(self.store.create_entity(entity)).await
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        let fate = self.on_write(&format!("create entity {}", entity.id)).await;
+        fate.decide(self.store.create_entity(entity, event)).await
+    }
+
+    async fn update_entity(
+        &self,
+        id: &str,
+        change: &EntityChange,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        let fate = self.on_write(&format!("update entity {id}")).await;
+        fate.decide(self.store.update_entity(id, change, event))
+            .await
+    }
+
+    async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError> {
+        let fate = self.on_write(&format!("delete entity {id}")).await;
+        fate.decide(self.store.delete_entity(id, event)).await
     }
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
-        let fault = self.next_fault(|control| control.reads += 1);
-        let fate = Fault::strike(fault, &format!("read entity {id}")).await;
+        let fate = self.on_read(&format!("read entity {id}")).await;
         fate.decide(self.store.read_entity(id)).await
+    }
+
+    async fn read_children(
+        &self,
+        parent_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError> {
+        let fate = self
+            .on_read(&format!("list the children of {parent_id}"))
+            .await;
+        fate.decide(self.store.read_children(parent_id, page)).await
+    }
+
+    async fn write_limits(
+        &self,
+        scope: &LimitScope,
+        limits: &[Limit],
+        event: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        let fate = self.on_write(&format!("write the limits of {scope}")).await;
+        fate.decide(self.store.write_limits(scope, limits, event))
+            .await
+    }
+
+    async fn read_limits(
+        &self,
+        owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError> {
+        let fate = self.on_read(&format!("read the limits of {owner}")).await;
+        fate.decide(self.store.read_limits(owner)).await
+    }
+
+    async fn read_audit_events(
+        &self,
+        entity_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError> {
+        let fate = self
+            .on_read(&format!("list the audit events of {entity_id}"))
+            .await;
+        fate.decide(self.store.read_audit_events(entity_id, page))
+            .await
+    }
+
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {
+        let fate = self.on_read("read the version record").await;
+        fate.decide(self.store.read_version()).await
+    }
+
+    async fn write_version(
+        &self,
+        record: &VersionRecord,
+        replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError> {
+        let fate = self.on_write("write the version record").await;
+        fate.decide(self.store.write_version(record, replaces))
+            .await
+    }
+
+    async fn read_resource_buckets(
+        &self,
+        resource: &str,
+        page: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError> {
+        let fate = self
+            .on_read(&format!("list the buckets of {resource}"))
+            .await;
+        fate.decide(self.store.read_resource_buckets(resource, page))
+            .await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use zae_limiter_core::WallTime;
+
     use super::*;
+    use crate::AuditAction;
     use crate::store::MemoryStore;
 
     fn key() -> BucketKey {
@@ -278,7 +373,12 @@ mod tests {
             parent_id: None,
             metadata: Default::default(),
             created_at: "2026-01-01T00:00:00Z".into(),
+            cascade: false,
         }
+    }
+
+    fn event() -> AuditEvent {
+        AuditEvent::new(AuditAction::EntityCreated, "user-1", WallTime::ZERO)
     }
 
     #[tokio::test]
@@ -301,7 +401,7 @@ mod tests {
             };
             assert_eq!((error.kind(), was_unknown), (kind, unknown), "{fault:?}");
             for failed in [
-                store.create_entity(&entity()).await.map(drop),
+                store.create_entity(&entity(), &event()).await.map(drop),
                 store.read_entity("user-1").await.map(drop),
                 store.read_bucket(&key()).await.map(drop),
                 store.check().await,
@@ -341,7 +441,8 @@ mod tests {
         let clone = store.clone();
         store.fail_next(Fault::Throttled, 1);
         clone.write_bucket(&key(), &touch()).await;
-        assert!(clone.create_entity(&entity()).await.unwrap());
+        let created = clone.create_entity(&entity(), &event()).await;
+        assert_eq!(created.unwrap(), EntityWrite::Done);
         assert!(clone.read_entity("user-1").await.unwrap().is_some());
         assert!(clone.check().await.is_ok());
         assert_eq!((store.writes(), store.reads(), store.checks()), (2, 1, 1));

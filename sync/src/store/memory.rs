@@ -1,6 +1,6 @@
 //! A store in memory: for a first try, for simulations, and for users' own tests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,8 +8,11 @@ use parking_lot::Mutex;
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 
-use super::{Store, StoreError, WriteOutcome};
-use crate::Entity;
+use super::{EntityWrite, Store, StoreError, WriteOutcome};
+use crate::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, PageToken,
+    VersionRecord, validate_stored_limits,
+};
 
 /// A table in this process's memory, with the semantics of the one in DynamoDB.
 ///
@@ -34,7 +37,48 @@ pub struct MemoryStore(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     buckets: HashMap<BucketKey, BucketItem>,
-    entities: HashMap<String, Entity>,
+    entities: BTreeMap<String, Entity>,
+    limits: BTreeMap<LimitScope, Vec<Limit>>,
+    /// By entity and event.
+    events: BTreeMap<(String, String), AuditEvent>,
+    version: Option<VersionRecord>,
+}
+
+impl Table {
+    fn record(&mut self, event: &AuditEvent) {
+        let key = (event.entity_id.clone(), event.event_id.clone());
+        self.events.insert(key, event.clone());
+    }
+
+    fn lacks(&self, parent_id: Option<&String>) -> bool {
+        parent_id.is_some_and(|id| !self.entities.contains_key(id))
+    }
+}
+
+/// A page of all items, which come with their keys; `after` says whether a key comes after
+/// another in the list.
+fn page<T>(
+    items: impl Iterator<Item = (String, T)>,
+    request: &PageRequest,
+    after: impl Fn(&str, &str) -> bool,
+) -> Page<T> {
+    let begins = request.after.as_ref().map(PageToken::as_str);
+    let mut left = items
+        .filter(|(key, _)| begins.is_none_or(|token| after(key, token)))
+        .peekable();
+    let size = usize::try_from(request.size.max(1)).unwrap_or(usize::MAX);
+    let (mut items, mut last) = (Vec::new(), None);
+    while items.len() < size
+        && let Some((key, item)) = left.next()
+    {
+        items.push(item);
+        last = Some(key);
+    }
+    let more = left.peek().is_some();
+    Page {
+        items,
+        next: last.filter(|_| more).map(PageToken::from),
+    }
 }
 
 impl MemoryStore {
@@ -79,16 +123,150 @@ impl Store for MemoryStore {
         Ok(self.bucket(key))
     }
 
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
         let mut table = self.0.lock();
         if table.entities.contains_key(&entity.id) {
-            return Ok(false);
+            return Ok(EntityWrite::Exists);
+        }
+        if table.lacks(entity.parent_id.as_ref()) {
+            return Ok(EntityWrite::ParentMissing);
         }
         table.entities.insert(entity.id.clone(), entity.clone());
-        Ok(true)
+        table.record(event);
+        Ok(EntityWrite::Done)
+    }
+
+    async fn update_entity(
+        &self,
+        id: &str,
+        change: &EntityChange,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        let mut table = self.0.lock();
+        let lacks_parent = table.lacks(change.parent_id.as_ref().and_then(Option::as_ref));
+        let Some(entity) = table.entities.get_mut(id) else {
+            return Ok(EntityWrite::Missing);
+        };
+        if lacks_parent {
+            return Ok(EntityWrite::ParentMissing);
+        }
+        entity.change(change);
+        table.record(event);
+        Ok(EntityWrite::Done)
+    }
+
+    async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError> {
+        let mut table = self.0.lock();
+        let items = |table: &Table| table.entities.len() + table.buckets.len() + table.limits.len();
+        let before = items(&table);
+        table.entities.remove(id);
+        table.buckets.retain(|key, _| key.entity_id() != id);
+        table
+            .limits
+            .retain(|scope, _| scope.entity_id() != Some(id));
+        let deleted = items(&table) < before;
+        if deleted {
+            table.record(event);
+        }
+        Ok(deleted)
     }
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
         Ok(self.0.lock().entities.get(id).cloned())
+    }
+
+    async fn read_children(
+        &self,
+        parent_id: &str,
+        request: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError> {
+        let table = self.0.lock();
+        let entities = table.entities.iter();
+        let children = entities.filter(|(_, e)| e.parent_id.as_deref() == Some(parent_id));
+        let children = children.map(|(id, child)| (id.clone(), child));
+        Ok(page(children, request, |id, token| id > token).map(Entity::clone))
+    }
+
+    async fn write_limits(
+        &self,
+        scope: &LimitScope,
+        limits: &[Limit],
+        event: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        validate_stored_limits(limits)?;
+        let mut table = self.0.lock();
+        if limits.is_empty() {
+            if table.limits.remove(scope).is_none() {
+                return Ok(false);
+            }
+        } else {
+            let mut limits = limits.to_vec();
+            limits.sort_by(|a, b| a.name().cmp(b.name()));
+            table.limits.insert(scope.clone(), limits);
+        }
+        table.record(event);
+        Ok(true)
+    }
+
+    async fn read_limits(
+        &self,
+        owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError> {
+        let table = self.0.lock();
+        let sets = table.limits.iter();
+        let own = sets.filter(|(scope, _)| scope.owner() == *owner);
+        Ok(own
+            .map(|(scope, limits)| (scope.clone(), limits.clone()))
+            .collect())
+    }
+
+    async fn read_audit_events(
+        &self,
+        entity_id: &str,
+        request: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError> {
+        let table = self.0.lock();
+        let events = table.events.iter().rev();
+        let own = events.filter(|((entity, _), _)| entity == entity_id);
+        let own = own.map(|((_, id), event)| (id.clone(), event));
+        Ok(page(own, request, |id, token| id < token).map(AuditEvent::clone))
+    }
+
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {
+        Ok(self.0.lock().version.clone())
+    }
+
+    async fn write_version(
+        &self,
+        record: &VersionRecord,
+        replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError> {
+        let mut table = self.0.lock();
+        let expected = table.version.as_ref() == replaces;
+        if expected {
+            table.version = Some(record.clone());
+        }
+        Ok(expected)
+    }
+
+    async fn read_resource_buckets(
+        &self,
+        resource: &str,
+        request: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError> {
+        let table = self.0.lock();
+        let buckets = table.buckets.iter();
+        let own = buckets.filter(|(key, _)| key.resource() == resource);
+        let mut own: Vec<_> = own
+            .map(|(key, item)| (key.entity_id().to_owned(), item))
+            .collect();
+        own.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let own = own.into_iter().map(|(id, item)| (id.clone(), (id, item)));
+        let found = page(own, request, |id, token| id > token);
+        Ok(found.map(|(id, item)| (id, item.clone())))
     }
 }

@@ -1,7 +1,7 @@
-//! Where buckets and entities are kept: the [`Store`] trait, DynamoDB, and memory.
+//! Where buckets, entities, limits and events are kept: the [`Store`] trait, DynamoDB, and memory.
 //!
-//! A store does single conditional writes and single reads, and says how they ended. It knows
-//! nothing of modes, blocks or callers.
+//! A store reads, writes conditionally, and says how that ended. It knows nothing of modes,
+//! blocks or callers.
 
 mod dynamodb;
 mod faulty;
@@ -11,16 +11,23 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
+use zae_limiter_core::{BucketKey, ValidationError};
 
 pub use dynamodb::{ConnectOptions, DynamoDbStore};
 pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;
 
-use crate::Entity;
+use crate::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
+    VersionRecord,
+};
 
-/// Storage for one table's buckets and entities.
+/// Storage for one table.
+///
+/// Buckets are written at most once per call. All else may be sent again within a call, in such
+/// a way that it is done once; a failed call may have been applied, or be applied yet, unless
+/// the error is of a kind that says otherwise.
 ///
 /// Every implementation passes the conformance suite of this project. The two that matter are
 /// [`DynamoDbStore`] and [`MemoryStore`].
@@ -36,11 +43,100 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Reads a bucket, as of a moment after the call began.
     async fn read_bucket(&self, key: &BucketKey) -> Result<Option<BucketItem>, StoreError>;
 
-    /// Stores a new entity; false if there is one of that id.
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError>;
+    /// Stores a new entity and the event, both or neither. Its parent must be there.
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError>;
+
+    /// Changes an entity and stores the event, both or neither. A new parent must be there; that
+    /// it is not the entity itself is the caller's to see to.
+    async fn update_entity(
+        &self,
+        id: &str,
+        change: &EntityChange,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError>;
+
+    /// Deletes an entity and all that is stored of it: its buckets, limits and whatever else is
+    /// under its key, but not its children and its events. False if there was nothing.
+    ///
+    /// It is not one step: the entity's own item goes last, together with the event, so what is
+    /// cut short can be done again. What is written meanwhile may stay.
+    async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError>;
 
     /// Reads an entity, as of a moment after the call began.
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError>;
+
+    /// Lists the children of an entity in the order of their identifiers. The list may be a
+    /// moment behind: in DynamoDB it comes from an index, which follows the table within
+    /// fractions of a second, as a rule.
+    async fn read_children(
+        &self,
+        parent_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError>;
+
+    /// Replaces all limits of a scope by these, and stores the event: all of it or nothing, for
+    /// whoever reads them by [`read_limits`](Self::read_limits). No limits delete the set; false
+    /// if that finds none, and then no event is stored either.
+    ///
+    /// It fails as [`Invalid`](StoreErrorKind::Invalid) where
+    /// [`validate_stored_limits`](crate::validate_stored_limits) does.
+    async fn write_limits(
+        &self,
+        scope: &LimitScope,
+        limits: &[Limit],
+        event: &AuditEvent,
+    ) -> Result<bool, StoreError>;
+
+    /// Reads all sets of limits of an owner, each as of a moment after the call began, and never
+    /// half of one. Scopes come in no particular order, their limits in the order of the names.
+    async fn read_limits(
+        &self,
+        owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError>;
+
+    /// Lists what was done to an entity, the newest first.
+    async fn read_audit_events(
+        &self,
+        entity_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError>;
+
+    /// Reads the version record, as of a moment after the call began.
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError>;
+
+    /// Stores the version record in place of `replaces`, or as the first one if that is none;
+    /// false if another one is there.
+    async fn write_version(
+        &self,
+        record: &VersionRecord,
+        replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError>;
+
+    /// Lists the buckets of a resource with their entities' identifiers. Which there are may be
+    /// a moment behind, as with [`read_children`](Self::read_children); what is in them is not.
+    async fn read_resource_buckets(
+        &self,
+        resource: &str,
+        page: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError>;
+}
+
+/// How a change of an entity ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum EntityWrite {
+    /// It was made, and the event stored.
+    Done,
+    /// There is such an entity already; nothing was changed.
+    Exists,
+    /// There is no such entity; nothing was changed.
+    Missing,
+    /// There is no entity that is to be the parent; nothing was changed.
+    ParentMissing,
 }
 
 /// How a conditional write ended.
@@ -107,5 +203,11 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+}
+
+impl From<ValidationError> for StoreError {
+    fn from(error: ValidationError) -> Self {
+        Self::new(StoreErrorKind::Invalid, error.to_string()).caused_by(error)
     }
 }

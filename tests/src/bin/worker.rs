@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, default_value_t = 2_000)]
     operation_timeout_ms: u64,
     /// How long giving back may take at the end
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 60_000)]
     shutdown_ms: u64,
     /// Ends by itself after so long: nobody may be left to end it
     #[arg(long, default_value_t = 300)]

@@ -42,8 +42,6 @@ pub struct WindowBound {
     refilled: i128,
     admitted: i128,
     lowest: i128,
-    /// The start of the worst window.
-    lowest_at: u64,
     worst: i128,
 }
 
@@ -71,7 +69,6 @@ impl WindowBound {
             refilled: 0,
             admitted: 0,
             lowest: i128::MAX,
-            lowest_at: 0,
             worst: i128::MIN,
         };
         (bound.rate, bound.start) = bound.numbers(terms);
@@ -101,9 +98,7 @@ impl WindowBound {
     /// A window that starts now.
     fn open(&mut self) {
         let start = self.admitted - self.refilled + self.start_now();
-        if start < self.lowest {
-            (self.lowest, self.lowest_at) = (start, self.at);
-        }
+        self.lowest = self.lowest.min(start);
     }
 
     /// `tokens` were admitted `at` nanoseconds; times never go back.
@@ -179,12 +174,6 @@ impl WindowBound {
     #[allow(clippy::cast_precision_loss)]
     pub fn broken_by(&self) -> f64 {
         self.worst as f64 / self.token as f64
-    }
-
-    /// When the worst of the windows that end now begins.
-    #[must_use]
-    pub fn since(&self) -> u64 {
-        self.lowest_at
     }
 
     /// How much of the bound the worst window has used; more than one is a violation, by

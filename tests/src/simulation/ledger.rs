@@ -111,10 +111,9 @@ impl Ledgers {
         if bound.holds() {
             return Ok(());
         }
-        let (by, since) = (bound.broken_by(), bound.since() as f64 / 1e9);
+        let by = bound.broken_by();
         Err(format!(
-            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens since \
-             {since:.6} s"
+            "the bound of limit {slot} of bucket {bucket} is broken by {by:.3} tokens"
         ))
     }
 
@@ -157,15 +156,15 @@ impl Ledgers {
         self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
     }
 
-    /// A write was applied, `late` after it was planned, and left `item`. Its time stamp was
-    /// `behind` the clock that is furthest ahead. Returns whether a deleted limit was made again.
+    /// A write was applied, and left `item`. Its time stamp was `behind` the clock that is
+    /// furthest ahead. Returns whether a deleted limit was made again.
     pub(super) fn written(
         &mut self,
         bucket: usize,
         at: Nanos,
         write: &LimitWrite,
         debit: u64,
-        (behind, late): (Nanos, Nanos),
+        behind: Nanos,
         item: &BucketItem,
     ) -> Result<bool, String> {
         let slot = slot(&write.name);
@@ -196,8 +195,6 @@ impl Ledgers {
         if again {
             bound.gift(at, std::mem::take(&mut ledger.below));
         }
-        // Its guard knew what there was when it was planned, not what flowed in since.
-        bound.loosen(at, late);
         Ok(again)
     }
 

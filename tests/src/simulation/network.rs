@@ -119,9 +119,6 @@ impl World<'_> {
         let number = self.flights.insert(flight);
         if renews {
             p.seat(bucket).flight = Some(number);
-            // What has expired long ago is not returned.
-            let expired = p.seat(bucket).expires_at <= self.now;
-            self.settle(process, bucket, expired);
         }
         self.report.writes += 1;
         self.trace
@@ -247,15 +244,14 @@ impl World<'_> {
         };
         let mut problem = None;
         let mut again = false;
-        let late = self.now - flight.planned_at;
-        let stamp = (flight.behind + late, late);
+        let behind = flight.behind + (self.now - flight.planned_at);
         for (at, write) in flight.write.limits.iter().enumerate() {
             let debit = match &flight.owner {
                 Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
                 Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
             };
             let now = self.now;
-            match (self.ledgers).written(bucket, now, write, debit, stamp, item) {
+            match (self.ledgers).written(bucket, now, write, debit, behind, item) {
                 Ok(made_again) => again |= made_again,
                 Err(what) => problem = Some(what),
             }
@@ -332,7 +328,6 @@ impl World<'_> {
         if landed && !converts {
             p.seat(bucket).expires_at = planned_at + self.scenario.options.lease_ttl_ms * 1_000_000;
         }
-        let expired = p.seat(bucket).expires_at <= self.now;
         let before = p.holds(bucket);
         let action = p.machine.done(&p.clock, renewed, outcome);
         let after = p.holds(bucket);
@@ -356,7 +351,7 @@ impl World<'_> {
         self.trace.note(self.now, process, [number as u64, 3], || {
             format!("hears of flight {number}; it holds {before:?}, then {after:?}")
         });
-        self.settle(process, bucket, unknown || expired);
+        self.settle(process, bucket, unknown);
         if landed {
             let p = &mut self.processes[process];
             let seen = p.seat(bucket).bucket.seen();

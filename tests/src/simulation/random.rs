@@ -11,7 +11,7 @@ use crate::fleet::{Arrivals, Shape};
 pub const NAMES: [&str; 2] = ["a", "b"];
 /// All refill periods that are drawn, and a multiple of them all.
 const PERIODS: [u64; 6] = [1, 1, 1, 7, 13, 60];
-/// See [`PERIODS`].
+/// See `PERIODS`.
 pub const PERIODS_MULTIPLE: u64 = 7 * 13 * 60;
 
 const SECOND: f64 = 1e9;

@@ -1,22 +1,20 @@
 //! What only the DynamoDB store can get wrong: the wire, the service's errors, others' items.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use zae_limiter::Entity;
 use zae_limiter::store::{ConnectOptions, DynamoDbStore, Store, StoreErrorKind, WriteOutcome};
+use zae_limiter::{AuditAction, AuditEvent, Clock, Entity};
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::Terms;
 use zae_limiter_core::item::{BucketWrite, LimitAction, LimitItem, LimitWrite};
 use zae_limiter_tests::{REGION, client_for, config_for, endpoint, fresh_table, random_table_name};
+
+use crate::fake_service::{Answer, FakeService};
 
 fn key() -> BucketKey {
     BucketKey::new("user-1", "api").unwrap()
@@ -51,7 +49,12 @@ fn entity() -> Entity {
         parent_id: Some("project-1".into()),
         metadata: Default::default(),
         created_at: "2026-01-01T00:00:00Z".into(),
+        cascade: false,
     }
+}
+
+fn event() -> AuditEvent {
+    AuditEvent::new(AuditAction::EntityCreated, "user-1", Clock::system().wall())
 }
 
 fn s(text: &str) -> AttributeValue {
@@ -70,57 +73,6 @@ async fn raw_item(client: &Client, table: &str, sk: &str) -> HashMap<String, Att
     let get = client.get_item().table_name(table).consistent_read(true);
     let get = get.key("PK", s("ENTITY#user-1")).key("SK", s(sk));
     get.send().await.unwrap().item.unwrap()
-}
-
-#[tokio::test]
-async fn the_items_have_the_layout_of_the_schema() {
-    let table = fresh_table("layout").await;
-    let store = table.store();
-    store.write_bucket(&key(), &creation()).await;
-    assert!(store.create_entity(&entity()).await.unwrap());
-
-    let client = client_for(&endpoint());
-    let bucket = raw_item(&client, table.name(), "#BUCKET#api").await;
-    let terms = [
-        ("capacity", n(10)),
-        ("burst", n(10)),
-        ("refill_amount", n(10)),
-        ("refill_period_seconds", n(60)),
-    ];
-    let limit = m([("z", n(0)), ("consumed", n(1)), ("terms", m(terms))]);
-    let expected = HashMap::from(
-        [
-            ("PK", s("ENTITY#user-1")),
-            ("SK", s("#BUCKET#api")),
-            ("entity_id", s("user-1")),
-            ("resource", s("api")),
-            ("GSI2PK", s("RESOURCE#api")),
-            ("GSI2SK", s("BUCKET#user-1")),
-            ("ttl", n(4_000_000_000)),
-            ("seq", n(1)),
-            ("limit#rpm", limit),
-        ]
-        .map(|(name, value)| (name.to_owned(), value)),
-    );
-    assert_eq!(bucket, expected);
-
-    let found = raw_item(&client, table.name(), "#META").await;
-    assert_eq!(found["GSI1PK"], s("PARENT#project-1"));
-    assert_eq!(found["GSI1SK"], s("CHILD#user-1"));
-    assert_eq!(found["data"].as_m().unwrap()["parent_id"], s("project-1"));
-
-    let children = client.query().table_name(table.name()).index_name("GSI1");
-    let children = children
-        .key_condition_expression("GSI1PK = :p")
-        .expression_attribute_values(":p", s("PARENT#project-1"));
-    assert_eq!(children.send().await.unwrap().count, 1);
-    let buckets = client.query().table_name(table.name()).index_name("GSI2");
-    let buckets = buckets
-        .key_condition_expression("GSI2PK = :r")
-        .expression_attribute_values(":r", s("RESOURCE#api"));
-    let buckets = buckets.send().await.unwrap();
-    assert_eq!(buckets.count, 1);
-    assert!(!buckets.items()[0].contains_key("limit#rpm"), "keys only");
 }
 
 #[tokio::test]
@@ -203,7 +155,7 @@ async fn a_missing_table_is_missing_whatever_is_asked() {
     assert!(error.to_string().contains(REGION), "{error}");
     let error = store.read_bucket(&key()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::TableMissing);
-    let error = store.create_entity(&entity()).await.unwrap_err();
+    let error = store.create_entity(&entity(), &event()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::TableMissing);
     let WriteOutcome::Failed(error) = store.write_bucket(&key(), &creation()).await else {
         panic!("nothing can have been written");
@@ -227,70 +179,26 @@ async fn the_default_chains_find_what_the_environment_says() {
     );
 }
 
-/// What a made-up service does with each request.
-#[derive(Clone, Copy)]
-enum Answer {
-    Error(u16, &'static str),
-    Nonsense,
-    HangUp,
-    Silence,
-}
-
-/// A service on this machine that always answers alike; its URL, and how often it was asked.
-fn service(answer: Answer) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
-    thread::spawn(move || {
-        let mut silent = Vec::new();
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut request = [0; 16_384];
-            let _ = stream.read(&mut request);
-            counter.fetch_add(1, Ordering::SeqCst);
-            let (status, body) = match answer {
-                Answer::Error(status, code) => {
-                    let body = format!(r#"{{"__type":"com.amazonaws#{code}","message":"no"}}"#);
-                    (status, body)
-                }
-                Answer::Nonsense => (200, "<html>".to_owned()),
-                Answer::HangUp => continue,
-                Answer::Silence => {
-                    silent.push(stream);
-                    continue;
-                }
-            };
-            let _ = write!(
-                stream,
-                "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.0\r\n\
-                 connection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                body.len()
-            );
-        }
-    });
-    (url, asked)
-}
-
 #[tokio::test]
-async fn a_write_is_sent_once_and_a_read_again() {
-    let (url, asked) = service(Answer::Error(500, "InternalServerError"));
-    let store = DynamoDbStore::new(client_for(&url), "ZAEL-test");
+async fn a_write_of_a_bucket_is_sent_once_and_all_else_again() {
+    let service = FakeService::start([Answer::Error(500, "InternalServerError")]);
+    let store = DynamoDbStore::new(client_for(&service.url), "ZAEL-test");
     let WriteOutcome::Unknown(error) = store.write_bucket(&key(), &creation()).await else {
         panic!("nobody knows what the service did");
     };
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
-    let error = store.create_entity(&entity()).await.unwrap_err();
+    assert_eq!(service.asked(), 1);
+    let error = store.create_entity(&entity(), &event()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
     assert!(
         error.to_string().contains("it may have been done"),
         "{error}"
     );
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    let transactions = service.asked();
+    assert!(transactions > 2);
     let error = store.read_bucket(&key()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
-    assert!(asked.load(Ordering::SeqCst) > 3);
+    assert!(service.asked() > transactions + 1);
 }
 
 #[tokio::test]
@@ -328,28 +236,28 @@ async fn an_answer_says_what_is_known_of_a_write() {
         ),
         (Answer::Error(400, "ValidationException"), Invalid, false),
         (Answer::Error(503, "ServiceUnavailable"), Unreachable, true),
-        (Answer::Nonsense, Unreachable, true),
+        (Answer::Text(200, "<html>"), Unreachable, true),
         (Answer::HangUp, Unreachable, true),
     ] {
-        let (url, asked) = service(answer);
-        let store = DynamoDbStore::new(client_for(&url), "ZAEL-test");
+        let service = FakeService::start([answer]);
+        let store = DynamoDbStore::new(client_for(&service.url), "ZAEL-test");
         let (error, was_unknown) = match store.write_bucket(&key(), &creation()).await {
             WriteOutcome::Failed(error) => (error, false),
             WriteOutcome::Unknown(error) => (error, true),
             outcome => panic!("{outcome:?}"),
         };
         assert_eq!((error.kind(), was_unknown), (kind, unknown), "{error}");
-        assert_eq!(asked.load(Ordering::SeqCst), 1, "{error}");
+        assert_eq!(service.asked(), 1, "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_service_that_does_not_answer_is_given_up_in_time() {
-    let (url, asked) = service(Answer::Silence);
+    let service = FakeService::start([Answer::Silence]);
     let patience = TimeoutConfig::builder().operation_timeout(Duration::from_millis(300));
-    let config = config_for(&url).timeout_config(patience.build());
+    let config = config_for(&service.url).timeout_config(patience.build());
     let hasty = DynamoDbStore::new(Client::from_conf(config.build()), "ZAEL-test");
-    let usual = DynamoDbStore::new(client_for(&url), "ZAEL-test");
+    let usual = DynamoDbStore::new(client_for(&service.url), "ZAEL-test");
     for (store, seconds) in [(hasty, 0.3), (usual, 2.0)] {
         let start = Instant::now();
         let WriteOutcome::Unknown(error) = store.write_bucket(&key(), &creation()).await else {
@@ -362,7 +270,7 @@ async fn a_service_that_does_not_answer_is_given_up_in_time() {
         let took = start.elapsed().as_secs_f64();
         assert!(took > seconds && took < 2.0 * seconds + 1.0, "{took} s");
     }
-    assert!(asked.load(Ordering::SeqCst) >= 2);
+    assert!(service.asked() >= 2);
 }
 
 #[tokio::test]
@@ -370,8 +278,8 @@ async fn what_cannot_be_connected_to_was_not_written() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let refusing = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
-    let (silent, _) = service(Answer::Silence);
-    let no_handshake = silent.replace("http:", "https:");
+    let silent = FakeService::start([Answer::Silence]);
+    let no_handshake = silent.url.replace("http:", "https:");
     for url in [
         refusing.as_str(),
         "http://no-such-host.invalid:8000",

@@ -5,8 +5,15 @@
 mod cascade;
 mod conformance;
 mod dynamodb;
+mod fake_service;
+mod layout;
 mod leased;
 mod outages;
 mod refusals;
+mod sharing;
+mod stored_limits;
 mod strict;
+mod surface;
+mod transactions;
+mod volume;
 mod waiting;

@@ -1,13 +1,11 @@
 //! Items of the table, to and from what they mean. Numbers are exact decimal integers; an item
 //! that cannot be read is an answer that names the attribute, never a panic.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use zae_limiter_core::item::{BucketItem, LimitItem, Ring};
 use zae_limiter_core::{BucketKey, Terms, Ticks, schema};
-
-use crate::Entity;
 
 /// An item, or its key, as the SDK has it.
 pub(super) type Attributes = HashMap<String, AttributeValue>;
@@ -18,8 +16,8 @@ pub(super) const SEQUENCE: &str = "seq";
 pub(super) const ENTITY_ID: &str = "entity_id";
 /// Of which resource.
 pub(super) const RESOURCE: &str = "resource";
-/// What v0.2.0 keeps of an entity.
-const DATA: &str = "data";
+/// The map in which v0.2.0 keeps what an item says.
+pub(super) const DATA: &str = "data";
 
 /// The attributes of a limit.
 pub(super) const Z: &str = "z";
@@ -150,75 +148,38 @@ fn decode_ring(value: &AttributeValue, path: impl Fn() -> String) -> Result<Ring
     })
 }
 
-/// The whole item of an entity, in the layout of v0.2.0.
-pub(super) fn encode_entity(entity: &Entity) -> Attributes {
-    let metadata = entity.metadata.iter();
-    let metadata = metadata.map(|(k, v)| (k.clone(), text(v))).collect();
-    let parent = entity.parent_id.as_ref();
-    let data = HashMap::from([
-        ("name".to_owned(), text(&entity.name)),
-        (
-            "parent_id".to_owned(),
-            parent.map_or(AttributeValue::Null(true), text),
-        ),
-        ("metadata".to_owned(), AttributeValue::M(metadata)),
-        ("created_at".to_owned(), text(&entity.created_at)),
-    ]);
-    let mut item = primary_key(schema::entity(&entity.id), schema::META);
-    item.insert(ENTITY_ID.to_owned(), text(&entity.id));
-    item.insert(DATA.to_owned(), AttributeValue::M(data));
-    if let Some(parent) = parent {
-        item.insert(schema::GSI1_PK.to_owned(), text(schema::parent(parent)));
-        item.insert(schema::GSI1_SK.to_owned(), text(schema::child(&entity.id)));
-    }
-    item
+/// The map that v0.2.0 keeps everything in.
+pub(super) fn data(item: &Attributes) -> Result<&Attributes, Unreadable> {
+    map(item.get(DATA), || DATA.to_owned())
 }
 
-/// Reads the entity called `id`.
-pub(super) fn decode_entity(id: &str, item: &Attributes) -> Result<Entity, Unreadable> {
-    let data = map(item.get(DATA), || DATA.to_owned())?;
-    let optional = |field: &str| match data.get(field) {
+/// A string of that map; none if it is not there, or null.
+pub(super) fn optional_text(data: &Attributes, field: &str) -> Result<Option<String>, Unreadable> {
+    match data.get(field) {
         None | Some(AttributeValue::Null(_)) => Ok(None),
-        Some(AttributeValue::S(s)) => Ok(Some(s.clone())),
+        Some(AttributeValue::S(text)) => Ok(Some(text.clone())),
         Some(_) => Err(unreadable(format!("{DATA}.{field}"), "a string")),
-    };
-    let metadata = match data.get("metadata") {
-        None | Some(AttributeValue::Null(_)) => BTreeMap::new(),
-        found => map(found, || format!("{DATA}.metadata"))?
-            .iter()
-            .map(|(key, value)| match plain_text(value) {
-                Some(value) => Ok((key.clone(), value)),
-                None => Err(unreadable(format!("{DATA}.metadata.{key}"), "a string")),
-            })
-            .collect::<Result<_, _>>()?,
-    };
-    Ok(Entity {
-        id: id.to_owned(),
-        name: optional("name")?.unwrap_or_else(|| id.to_owned()),
-        parent_id: optional("parent_id")?,
-        metadata,
-        created_at: optional("created_at")?
-            .ok_or_else(|| unreadable(format!("{DATA}.created_at"), "a string"))?,
-    })
-}
-
-/// Metadata are strings, but nothing kept a Python caller from storing a number or a flag.
-fn plain_text(value: &AttributeValue) -> Option<String> {
-    match value {
-        AttributeValue::S(text) | AttributeValue::N(text) => Some(text.clone()),
-        AttributeValue::Bool(flag) => Some(flag.to_string()),
-        _ => None,
     }
 }
 
-fn unreadable(attribute: String, expected: &'static str) -> Unreadable {
+/// A string of that map that must be there.
+pub(super) fn required_text(data: &Attributes, field: &str) -> Result<String, Unreadable> {
+    optional_text(data, field)?.ok_or_else(|| unreadable(format!("{DATA}.{field}"), "a string"))
+}
+
+/// A string, or the null that v0.2.0 puts in place of one.
+pub(super) fn text_or_null(value: Option<&String>) -> AttributeValue {
+    value.map_or(AttributeValue::Null(true), text)
+}
+
+pub(super) fn unreadable(attribute: String, expected: &'static str) -> Unreadable {
     Unreadable {
         attribute,
         expected,
     }
 }
 
-fn map(
+pub(super) fn map(
     value: Option<&AttributeValue>,
     path: impl Fn() -> String,
 ) -> Result<&Attributes, Unreadable> {
@@ -226,7 +187,7 @@ fn map(
     found.ok_or_else(|| unreadable(path(), "a map"))
 }
 
-fn positive(value: u64, path: impl Fn() -> String) -> Result<u64, Unreadable> {
+pub(super) fn positive(value: u64, path: impl Fn() -> String) -> Result<u64, Unreadable> {
     // A zero would be divided by.
     if value == 0 {
         return Err(unreadable(path(), "a positive integer"));
@@ -234,7 +195,7 @@ fn positive(value: u64, path: impl Fn() -> String) -> Result<u64, Unreadable> {
     Ok(value)
 }
 
-fn integer<T: TryFrom<Ticks>>(
+pub(super) fn integer<T: TryFrom<Ticks>>(
     value: Option<&AttributeValue>,
     path: impl Fn() -> String,
 ) -> Result<T, Unreadable> {
@@ -246,7 +207,7 @@ fn integer<T: TryFrom<Ticks>>(
 
 /// A decimal number that is an integer; services and emulators differ in whether they answer
 /// with an exponent.
-fn parse_integer(number: &str) -> Option<Ticks> {
+pub(super) fn parse_integer(number: &str) -> Option<Ticks> {
     if let Ok(integer) = number.parse() {
         return Some(integer);
     }
@@ -365,32 +326,5 @@ mod tests {
         ] {
             assert_eq!(parse_integer(text), integer, "{text}");
         }
-    }
-
-    #[test]
-    fn an_entity_keeps_the_layout_of_the_python_library() {
-        let mut entity = Entity {
-            id: "child".into(),
-            name: "A child".into(),
-            parent_id: Some("top".into()),
-            metadata: BTreeMap::from([("team".into(), "x".into())]),
-            created_at: "2026-01-01T00:00:00Z".into(),
-        };
-        let item = encode_entity(&entity);
-        assert_eq!(item["PK"], text("ENTITY#child"));
-        assert_eq!(item["SK"], text("#META"));
-        assert_eq!(item["entity_id"], text("child"));
-        assert_eq!(item["GSI1PK"], text("PARENT#top"));
-        assert_eq!(item["GSI1SK"], text("CHILD#child"));
-        let data = item["data"].as_m().unwrap();
-        assert_eq!(data["parent_id"], text("top"));
-        assert_eq!(decode_entity("child", &item).as_ref(), Ok(&entity));
-
-        entity.parent_id = None;
-        let item = encode_entity(&entity);
-        assert!(!item.contains_key("GSI1PK"));
-        let data = item["data"].as_m().unwrap();
-        assert_eq!(data["parent_id"], AttributeValue::Null(true));
-        assert_eq!(decode_entity("child", &item), Ok(entity));
     }
 }

@@ -6,9 +6,11 @@ use std::fmt;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::types::AttributeValue;
+use zae_limiter_core::schema;
 
 use super::super::{StoreError, StoreErrorKind, WriteOutcome};
-use super::codec::Unreadable;
+use super::codec::{Attributes, Unreadable};
 
 /// Which table, for messages.
 #[derive(Clone, Debug)]
@@ -86,6 +88,15 @@ pub(super) fn no_credentials(place: &Place, error: CredentialsError) -> StoreErr
     StoreError::new(kind, message).caused_by(error)
 }
 
+/// The key of an item, for people.
+pub(super) fn name_of(item: &Attributes) -> String {
+    let part = |name| match item.get(name) {
+        Some(AttributeValue::S(text)) => text.as_str(),
+        _ => "?",
+    };
+    format!("{} / {}", part(schema::PK), part(schema::SK))
+}
+
 /// An item that is there and cannot be read.
 pub(super) fn unreadable(place: &Place, item: &str, found: Unreadable) -> StoreError {
     let Unreadable {
@@ -99,7 +110,7 @@ pub(super) fn unreadable(place: &Place, item: &str, found: Unreadable) -> StoreE
     StoreError::new(StoreErrorKind::Invalid, message)
 }
 
-fn advice(kind: StoreErrorKind) -> &'static str {
+pub(super) fn advice(kind: StoreErrorKind) -> &'static str {
     match kind {
         StoreErrorKind::Throttled => "send less, or raise what the table may take",
         StoreErrorKind::Unreachable => "check the endpoint, the network and the service's health",
@@ -107,7 +118,7 @@ fn advice(kind: StoreErrorKind) -> &'static str {
             "deploy the stack, or check the name, the region and the account"
         }
         StoreErrorKind::AccessDenied => {
-            "check the credentials and that they allow GetItem, PutItem and UpdateItem on the table"
+            "check the credentials and that they allow the action on the table and its indexes"
         }
         StoreErrorKind::Invalid => "check that the table is one of this version's; else a defect",
     }

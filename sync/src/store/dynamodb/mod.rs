@@ -1,12 +1,24 @@
-//! The store in DynamoDB: one request per call, and no policy.
+//! The store in DynamoDB: no policy, and for buckets one request per call.
 //!
-//! [`codec`] knows the items, [`expression`] the conditional write, [`error`] what a failure
-//! means. Nothing is retried but reads: a write of unknown outcome is the caller's to judge.
+//! [`codec`] knows the items, [`expression`] the conditional write of a bucket, [`error`] what a
+//! failure means; [`query`], [`batch`] and [`transaction`] are how the rest is read and written.
+//! A write of a bucket is never retried: its unknown outcome is the caller's to judge.
 
+mod audit;
+mod backoff;
+mod batch;
 mod codec;
+mod entity;
 mod error;
 mod expression;
+mod json;
+mod limit_sets;
+mod limits;
+mod query;
+mod resource;
 mod table;
+mod transaction;
+mod version;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +28,6 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, ProvideCredentials, Region};
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
@@ -24,12 +35,11 @@ use zae_limiter_core::{BucketKey, schema};
 
 use self::codec::Attributes;
 use self::error::{Place, failure};
-use super::{Store, StoreError, StoreErrorKind, WriteOutcome};
-use crate::Entity;
-
-/// The key of the version record, an item that every role of the system may read.
-const VERSION_PK: &str = "SYSTEM#";
-const VERSION_SK: &str = "#VERSION";
+use super::{EntityWrite, Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::{
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
+    VersionRecord,
+};
 
 /// How long a call may take where nothing else is said.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -82,9 +92,10 @@ impl ConnectOptions {
 
 /// A table in DynamoDB.
 ///
-/// A write is sent at most once, whatever the client's own retry settings: a write that was sent
-/// twice could be applied twice. Reads are retried as the client is configured. All reads are
-/// strongly consistent. Clones share the connections.
+/// A write of a bucket is sent at most once, whatever the client's own retry settings: one that
+/// was sent twice could be applied twice. All else is retried as the client is configured; what
+/// it writes is written once. Reads are strongly consistent, but for lists of children and of a
+/// resource's buckets, which come from an index. Clones share the connections.
 ///
 /// ```no_run
 /// use zae_limiter::store::{ConnectOptions, DynamoDbStore, Store};
@@ -99,7 +110,8 @@ impl ConnectOptions {
 pub struct DynamoDbStore {
     /// Retries nothing by itself.
     client: Client,
-    read_retries: RetryConfig,
+    /// For what may be sent again.
+    retries: RetryConfig,
     place: Place,
 }
 
@@ -189,11 +201,11 @@ impl DynamoDbStore {
             .connect_timeout(connect_timeout)
             .operation_timeout(operation_timeout);
         let config = config.timeout_config(timeouts.build()).build();
-        let read_retries = config.retry_config().cloned();
+        let retries = config.retry_config().cloned();
         let config = config.to_builder().retry_config(RetryConfig::disabled());
         Self {
             client: Client::from_conf(config.build()),
-            read_retries: read_retries.unwrap_or_else(RetryConfig::standard),
+            retries: retries.unwrap_or_else(RetryConfig::standard),
             place,
         }
     }
@@ -204,8 +216,12 @@ impl DynamoDbStore {
         &self.place.table
     }
 
+    /// The configuration of requests that may be sent again.
+    fn retrying(&self) -> Builder {
+        Config::builder().retry_config(self.retries.clone())
+    }
+
     async fn read(&self, what: &str, key: Attributes) -> Result<Option<Attributes>, StoreError> {
-        let retries = Config::builder().retry_config(self.read_retries.clone());
         let request = self
             .client
             .get_item()
@@ -213,7 +229,7 @@ impl DynamoDbStore {
             .set_key(Some(key))
             .consistent_read(true)
             .customize()
-            .config_override(retries);
+            .config_override(self.retrying());
         match request.send().await {
             Ok(found) => Ok(found.item),
             Err(error) => Err(failure(&self.place, &format!("read {what}"), error).into()),
@@ -238,7 +254,7 @@ fn name_of(key: &BucketKey) -> String {
 #[async_trait]
 impl Store for DynamoDbStore {
     async fn check(&self) -> Result<(), StoreError> {
-        let key = codec::primary_key(VERSION_PK.to_owned(), VERSION_SK);
+        let key = codec::primary_key(schema::SYSTEM.to_owned(), schema::VERSION);
         self.read("the version record", key).await.map(drop)
     }
 
@@ -289,34 +305,80 @@ impl Store for DynamoDbStore {
         found.map(|item| self.decode_bucket(key, &item)).transpose()
     }
 
-    async fn create_entity(&self, entity: &Entity) -> Result<bool, StoreError> {
-        // Sent once: a repetition of a lost success would find the entity there.
-        let request = self
-            .client
-            .put_item()
-            .table_name(&self.place.table)
-            .set_item(Some(codec::encode_entity(entity)))
-            .condition_expression("attribute_not_exists(#pk)")
-            .expression_attribute_names("#pk", schema::PK);
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => {
-                    let action = format!("create entity {}", entity.id);
-                    Err(failure(&self.place, &action, error).into())
-                }
-            },
-        }
+    async fn create_entity(
+        &self,
+        entity: &Entity,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        self.create(entity, event).await
+    }
+
+    async fn update_entity(
+        &self,
+        id: &str,
+        change: &EntityChange,
+        event: &AuditEvent,
+    ) -> Result<EntityWrite, StoreError> {
+        self.update(id, change, event).await
+    }
+
+    async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError> {
+        self.delete(id, event).await
     }
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
-        let key = codec::primary_key(schema::entity(id), schema::META);
-        let found = self.read(&format!("entity {id}"), key).await?;
-        let decode = |item| codec::decode_entity(id, &item);
-        found.map(decode).transpose().map_err(|found| {
-            let item = format!("{} / {}", schema::entity(id), schema::META);
-            error::unreadable(&self.place, &item, found)
-        })
+        self.entity(id).await
+    }
+
+    async fn read_children(
+        &self,
+        parent_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<Entity>, StoreError> {
+        self.children(parent_id, page).await
+    }
+
+    async fn write_limits(
+        &self,
+        scope: &LimitScope,
+        limits: &[Limit],
+        event: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        self.replace_limits(scope, limits, event).await
+    }
+
+    async fn read_limits(
+        &self,
+        owner: &LimitOwner,
+    ) -> Result<Vec<(LimitScope, Vec<Limit>)>, StoreError> {
+        self.limits(owner).await
+    }
+
+    async fn read_audit_events(
+        &self,
+        entity_id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<AuditEvent>, StoreError> {
+        self.audit_events(entity_id, page).await
+    }
+
+    async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {
+        self.version().await
+    }
+
+    async fn write_version(
+        &self,
+        record: &VersionRecord,
+        replaces: Option<&VersionRecord>,
+    ) -> Result<bool, StoreError> {
+        self.replace_version(record, replaces).await
+    }
+
+    async fn read_resource_buckets(
+        &self,
+        resource: &str,
+        page: &PageRequest,
+    ) -> Result<Page<(String, BucketItem)>, StoreError> {
+        self.resource_buckets(resource, page).await
     }
 }

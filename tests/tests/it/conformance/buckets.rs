@@ -1,10 +1,8 @@
-//! The cases, each on an empty table.
+//! Buckets. Each case begins with an empty table.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter::Entity;
 use zae_limiter::store::{Store, WriteOutcome};
 use zae_limiter_core::item::{LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange};
 use zae_limiter_core::plan::{Holding, Seen, Transfer, plan};
@@ -425,41 +423,4 @@ pub(super) async fn planned_writes_leave_what_they_say(store: Arc<dyn Store>) {
     let sequence = bucket.model.as_ref().unwrap().sequence;
     assert!(sequence >= 10, "only {sequence} of 12 rounds were applied");
     assert_eq!(bucket.limit("rpm").terms, *slower.terms());
-}
-
-fn entity(id: &str, parent: Option<&str>) -> Entity {
-    Entity {
-        id: id.into(),
-        name: "Größe – \"quoted\"".into(),
-        parent_id: parent.map(Into::into),
-        metadata: BTreeMap::from([
-            ("team.name".into(), "x".into()),
-            ("empty".into(), String::new()),
-        ]),
-        created_at: "2026-01-01T00:00:00Z".into(),
-    }
-}
-
-pub(super) async fn an_entity_comes_back_as_it_was_created(store: Arc<dyn Store>) {
-    for entity in [
-        entity("project-1", None),
-        entity("key:1@a.b", Some("project-1")),
-    ] {
-        assert!(store.create_entity(&entity).await.unwrap());
-        assert_eq!(store.read_entity(&entity.id).await.unwrap(), Some(entity));
-    }
-    let plain = Entity {
-        metadata: BTreeMap::new(),
-        ..entity("plain", None)
-    };
-    assert!(store.create_entity(&plain).await.unwrap());
-    assert_eq!(store.read_entity("plain").await.unwrap(), Some(plain));
-}
-
-pub(super) async fn an_entity_is_created_once(store: Arc<dyn Store>) {
-    let first = entity("user-1", None);
-    assert!(store.create_entity(&first).await.unwrap());
-    let second = entity("user-1", Some("project-1"));
-    assert!(!store.create_entity(&second).await.unwrap());
-    assert_eq!(store.read_entity("user-1").await.unwrap(), Some(first));
 }

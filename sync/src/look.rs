@@ -1,0 +1,155 @@
+//! Looks at the limits without consuming anything.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zae_limiter_core::Knowledge;
+
+use crate::error::LimitStatus;
+use crate::target::{Target, Targets};
+use crate::{Acquire, Error};
+
+/// How much of a limit may be consumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Available {
+    /// Whose bucket it is: the entity's or its parent's.
+    pub entity_id: String,
+    /// The limit's name.
+    pub limit_name: String,
+    /// Tokens that are surely spendable here and now, without the table.
+    pub in_hand: u64,
+    /// The best estimate for the whole bucket: what is in hand, and what the table held when it
+    /// was last seen, with the refill since. Negative: debt.
+    pub estimate: i64,
+    /// How old the estimate is; none if the table has no such bucket, which is then full.
+    pub age: Option<Duration>,
+}
+
+impl<'a> Acquire<'a> {
+    /// How much of each limit may be consumed: of the entity's limits, and with cascade of its
+    /// parent's. Nothing is consumed.
+    ///
+    /// In leased mode the answer comes from memory, unless nothing is known of a bucket yet; in
+    /// strict mode, and then, the table is read.
+    ///
+    /// ```
+    /// use zae_limiter::{Limit, RateLimiter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits);
+    /// acquire().consume("rpm", 30).await.map(drop)?;
+    /// assert_eq!(acquire().available().await?[0].estimate, 70);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Validation`], [`Error::Unavailable`] and [`Error::Store`].
+    pub async fn available(self) -> Result<Vec<Available>, Error> {
+        let mut available = Vec::new();
+        for target in self.looked_at().await? {
+            let known = target.bucket.knowledge(&self.admission.engine.clock, &[]);
+            for limit in target.limits.iter() {
+                let found = known.iter().find(|(known, _)| known.name() == limit.name());
+                let known = found.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
+                available.push(Available {
+                    entity_id: target.bucket.key().entity_id().to_owned(),
+                    limit_name: limit.name().to_owned(),
+                    in_hand: known.in_hand,
+                    estimate: known.estimate,
+                    age: known.age,
+                });
+            }
+        }
+        Ok(available)
+    }
+
+    /// How each limit would answer this acquire, which is not made. An estimate, as
+    /// [`available`](Self::available) is: others may come first.
+    ///
+    /// # Errors
+    /// As [`available`](Self::available).
+    pub async fn check(self) -> Result<Vec<LimitStatus>, Error> {
+        let mut statuses = Vec::new();
+        for target in self.looked_at().await? {
+            let known = target.bucket.knowledge(&self.admission.engine.clock, &[]);
+            for limit in target.limits.iter() {
+                let found = known.iter().find(|(known, _)| known.name() == limit.name());
+                let estimate = found.map_or_else(
+                    || Knowledge::nothing(limit).estimate,
+                    |(_, known)| known.estimate,
+                );
+                let requested = target.requested(limit.name());
+                let missing = i64::try_from(requested).unwrap_or(i64::MAX) - estimate;
+                let exceeded = requested > 0 && missing > 0;
+                let retry_after = limit.terms().time_until(
+                    limit.terms().token() * zae_limiter_core::Ticks::from(estimate),
+                    requested,
+                );
+                statuses.push(LimitStatus {
+                    entity_id: target.bucket.key().entity_id().to_owned(),
+                    resource: target.bucket.key().resource().to_owned(),
+                    limit: limit.clone(),
+                    available: estimate,
+                    requested,
+                    exceeded,
+                    retry_after: if exceeded {
+                        retry_after
+                    } else {
+                        Duration::ZERO
+                    },
+                });
+            }
+        }
+        Ok(statuses)
+    }
+
+    /// How long until this acquire could be made, as far as is known; zero if at once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zae_limiter::{Limit, RateLimiter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 60)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 60);
+    /// assert_eq!(acquire().time_until_available().await?, Duration::ZERO);
+    /// acquire().await.map(drop)?;
+    /// assert!(acquire().time_until_available().await? > Duration::from_secs(55));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`available`](Self::available).
+    pub async fn time_until_available(self) -> Result<Duration, Error> {
+        let statuses = self.check().await?;
+        let longest = statuses.iter().map(|status| status.retry_after).max();
+        Ok(longest.unwrap_or_default())
+    }
+
+    /// The targets, each with something known of its bucket.
+    async fn looked_at(&self) -> Result<Targets<'a>, Error> {
+        self.validate()?;
+        let engine = self.admission.engine;
+        let targets = match self.targets().await? {
+            Ok(targets) => targets,
+            Err(failure) => {
+                return Err(engine.unavailable_for(self.entity_id, self.resource, failure));
+            }
+        };
+        for Target { bucket, limits, .. } in &targets {
+            bucket.declare(&engine.shared(limits));
+            let known = bucket.knowledge(&engine.clock, &[]);
+            if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
+                let sent = engine.clock.now();
+                let item = engine.read(bucket).await?;
+                if bucket.saw(&engine.clock, sent, item) {
+                    engine.tell(bucket);
+                }
+            }
+        }
+        Ok(targets)
+    }
+}
