@@ -12,7 +12,7 @@
 //! * **Creation**: a bucket or limit is made only for who takes tokens from it.
 
 use zae_limiter_core::WallTime;
-use zae_limiter_core::item::{BucketItem, LimitAction, LimitWrite};
+use zae_limiter_core::item::{BucketItem, LimitAction, LimitItem, LimitWrite};
 
 use super::random::{NAMES, PERIODS_MULTIPLE};
 use super::scenario::{Nanos, Scenario, duration};
@@ -24,6 +24,8 @@ pub(super) struct Ledger {
     pub(super) bound: Option<WindowBound>,
     /// Whether the table has had it before.
     pub(super) born: bool,
+    /// By how many tokens it was below empty when it was last deleted.
+    below: u64,
     /// Until when the table did not have it the last time.
     pub(super) made_at: Nanos,
     /// Until when blocks may be out that a change of the numbers, or a deletion, left behind.
@@ -78,6 +80,7 @@ impl Ledgers {
         let ledger = || Ledger {
             bound: None,
             born: false,
+            below: 0,
             made_at: 0,
             unsettled_until: 0,
         };
@@ -138,7 +141,16 @@ impl Ledgers {
     }
 
     /// Something was deleted from the table.
-    pub(super) fn deleted(&mut self, bucket: usize, slot: usize, at: Nanos) {
+    pub(super) fn deleted(
+        &mut self,
+        bucket: usize,
+        slot: usize,
+        at: Nanos,
+        limit: &LimitItem,
+        wall: WallTime,
+    ) {
+        let level = limit.terms.tokens(limit.z, wall);
+        self.of(bucket, slot).below = level.min(0).unsigned_abs();
         // The ring is made anew with the limit, and processes subtract from it what they had
         // entered into the old one, until its epochs have turned.
         self.of(bucket, slot).unsettled_until = at + 3 * self.allowance;
@@ -181,7 +193,7 @@ impl Ledgers {
             ledger.unsettled_until = ledger.unsettled_until.max(at + allowance);
         }
         if again {
-            bound.gift(at);
+            bound.gift(at, std::mem::take(&mut ledger.below));
         }
         Ok(again)
     }
@@ -215,8 +227,6 @@ impl Ledgers {
 /// Whether the table would forget the bucket while it is not full.
 pub(super) fn forgets_early(item: &BucketItem, expires_at_seconds: u64) -> bool {
     let expires_at = WallTime::from_nanos(expires_at_seconds.saturating_mul(1_000_000_000));
-    let full = |limit: &zae_limiter_core::item::LimitItem| {
-        limit.terms.level(limit.z, expires_at) >= limit.terms.full()
-    };
+    let full = |limit: &LimitItem| limit.terms.level(limit.z, expires_at) >= limit.terms.full();
     !item.limits.iter().all(|(_, limit)| full(limit))
 }

@@ -1,5 +1,8 @@
 //! What happens to processes, and what administrators do to the table.
 
+use zae_limiter_core::item::LimitItem;
+
+use super::ledger::slot;
 use super::process::Process;
 use super::random::NAMES;
 use super::report::Fault;
@@ -61,10 +64,10 @@ impl World<'_> {
         match change {
             Change::Limits(process, version) => self.declare(process, version),
             Change::DeleteBucket(bucket) => {
-                if self.items[bucket].take().is_some() {
+                if let Some(item) = self.items[bucket].take() {
                     self.count(Fault::BucketDeleted);
-                    for slot in 0..NAMES.len() {
-                        self.deleted(bucket, slot);
+                    for (name, limit) in &item.limits {
+                        self.deleted(bucket, slot(name), limit);
                     }
                 }
             }
@@ -72,11 +75,11 @@ impl World<'_> {
                 let Some(item) = &mut self.items[bucket] else {
                     return;
                 };
-                let several = item.limits.len();
-                item.limits.retain(|(name, _)| **name != *NAMES[slot]);
-                if item.limits.len() < several {
+                let mut limits = item.limits.iter();
+                if let Some(at) = limits.position(|(name, _)| **name == *NAMES[slot]) {
+                    let (_, limit) = item.limits.remove(at);
                     self.count(Fault::LimitDeleted);
-                    self.deleted(bucket, slot);
+                    self.deleted(bucket, slot, &limit);
                 }
             }
             Change::Parent(child, parent) => {
@@ -88,8 +91,9 @@ impl World<'_> {
         }
     }
 
-    fn deleted(&mut self, bucket: usize, slot: usize) {
-        self.ledgers.deleted(bucket, slot, self.now);
+    fn deleted(&mut self, bucket: usize, slot: usize, limit: &LimitItem) {
+        let wall = self.latest_wall();
+        (self.ledgers).deleted(bucket, slot, self.now, limit, wall);
         for p in &mut self.processes {
             p.pool(bucket, slot).deleted = Some(self.now);
         }
