@@ -11,6 +11,7 @@ mod leased;
 mod outages;
 mod refusals;
 mod sharing;
+mod statuses;
 mod stored_limits;
 mod strict;
 mod surface;
