@@ -53,6 +53,7 @@ mod admission;
 mod audit;
 pub mod breaker;
 mod catalog;
+mod checked;
 mod engine;
 mod entity;
 mod error;

@@ -4,6 +4,7 @@
 
 mod cascade;
 mod conformance;
+mod data;
 mod dynamodb;
 mod fake_service;
 mod layout;
