@@ -29,7 +29,7 @@ mod time;
 pub use block::Schedule;
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
 pub use cache::BucketCache;
-pub use error::ValidationError;
+pub use error::{ValidationError, ValidationErrorKind};
 pub use gcra::Ticks;
 pub use key::BucketKey;
 pub use knowledge::Knowledge;
