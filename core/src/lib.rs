@@ -9,6 +9,7 @@ mod bucket;
 mod cache;
 mod error;
 mod gcra;
+mod hours;
 pub mod item;
 mod key;
 mod knowledge;

@@ -127,13 +127,16 @@ impl Bucket {
         let mut state = self.lock();
         state.hinted = false;
         let step = match state.active.as_deref_mut() {
-            Some(active) => active.check(now, &active.stretched(settings), why),
+            Some(active) => {
+                active.turn_hour(now);
+                active.check(now, &active.stretched(settings), why)
+            }
             None => Step::Idle,
         };
         if matches!(step, Step::Idle) {
             state.rest();
         }
-        step
+        step.within_the_hour(now)
     }
 
     /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
@@ -150,6 +153,7 @@ impl Bucket {
         let Some(active) = state.active.as_deref_mut() else {
             return Step::Idle;
         };
+        active.turn_hour(now);
         let again = active.complete(now, &active.stretched(settings), outcome);
         active.expires_tick = clock.tick_before(active.expires_at);
         let settings = active.stretched(settings);
@@ -161,7 +165,7 @@ impl Bucket {
         if matches!(step, Step::Idle) {
             state.rest();
         }
-        step
+        step.within_the_hour(now)
     }
 
     /// The table can be reached again: whatever pause the bucket was in is over.
@@ -211,7 +215,7 @@ impl Active {
             books.used_at = now.monotonic;
         }
         let idle = now.monotonic.since(books.used_at) >= settings.renewal;
-        let settled = books.accounts.iter().all(Account::is_settled);
+        let settled = books.is_settled();
         let wanted = books.accounts.iter().any(|a| a.wanted > 0);
         let closing = why == Why::Closing;
         if closing && books.failures > CLOSING_FAILURES_MAX {
@@ -367,6 +371,8 @@ impl Active {
             && (now.monotonic.since(self.books.used_at) < settings.renewal
                 || self.books.accounts.iter().any(|a| a.wanted > 0));
         let limits = self.limits.clone();
+        let past = self.books.past.front();
+        let past = past.map(|past| (past.hour, past.consumed.clone()));
         let mut slots: SmallVec<[InFlight; 2]> = SmallVec::new();
         let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
         for (at, limit) in limits.iter().enumerate() {
@@ -383,6 +389,10 @@ impl Active {
             let returned = self.returned(now.monotonic, settings, of_block);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
+            let (spent, taken_back) = match past {
+                Some(_) => (0, 0),
+                None => (slot.spent, account.taken_back),
+            };
             transfers.push(Transfer {
                 limit,
                 take: taken,
@@ -393,7 +403,10 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
-                consumed: signed(slot.spent) - signed(account.credit),
+                consumed: match &past {
+                    Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
+                    None => signed(spent) - signed(taken_back),
+                },
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
@@ -406,7 +419,8 @@ impl Active {
                 kept: unspent.min(taken),
                 surplus: unspent.saturating_sub(taken),
                 grant,
-                spent: slot.spent,
+                spent,
+                taken_back,
                 owed: account.debt,
                 credited: account.credit,
                 recalled: account.recalled,
@@ -415,10 +429,13 @@ impl Active {
                 entry: None,
             });
         }
-        let Some(plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
+        let Some(mut plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
             // Credits for a bucket that is gone: there is nothing to credit them to.
             return Step::Idle;
         };
+        if let Some((hour, _)) = past {
+            plan.write.consumed_at_ms = hour.end_ms();
+        }
         self.set_off(now, &plan, slots);
         Step::Write(plan)
     }
@@ -448,6 +465,8 @@ impl Active {
         self.books.flight = Some(Flight {
             planned_at: now.monotonic,
             only_converts: plan.only_converts,
+            hour: self.books.hour,
+            reports_past: !self.books.past.is_empty(),
             slots,
         });
     }
@@ -551,6 +570,7 @@ impl Active {
             account.report(slot, f.spent);
             account.debt -= f.owed.min(account.debt);
             account.credit -= f.credited.min(account.credit);
+            account.taken_back -= f.taken_back.min(account.taken_back);
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry;
             account.wanted = 0; // whoever came meanwhile is woken, and looks for himself
@@ -579,6 +599,7 @@ impl Active {
                 MonotonicTime::ZERO
             };
         }
+        self.books.reported_past(flight);
         self.expires_at = expires_at;
         self.books.renew_at = if self.unspent() > 0 {
             renew_at
@@ -593,6 +614,7 @@ impl Active {
         if flight.only_converts {
             return;
         }
+        self.set_aside_unreported(flight);
         for (at, f) in flight.slots.iter().enumerate() {
             self.slots[at].stock += f.surplus;
             let account = self.books.account(at);
@@ -611,6 +633,7 @@ impl Active {
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
             account.report(slot, f.spent);
+            account.taken_back -= f.taken_back.min(account.taken_back);
             if !Sabotage::CreditRetried.is_planted() {
                 account.credit -= f.credited.min(account.credit);
             }
@@ -620,6 +643,7 @@ impl Active {
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry.map(Entry::in_doubt);
         }
+        self.books.reported_past(flight);
     }
 
     /// Nobody is answered from the table for a while.
