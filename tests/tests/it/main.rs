@@ -5,6 +5,7 @@
 mod blocking;
 mod cascade;
 mod conformance;
+mod data;
 mod dynamodb;
 mod fake_service;
 mod layout;
@@ -12,6 +13,7 @@ mod leased;
 mod outages;
 mod refusals;
 mod sharing;
+mod statuses;
 mod stored_limits;
 mod strict;
 mod surface;
