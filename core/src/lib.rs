@@ -9,6 +9,8 @@ mod bucket;
 mod cache;
 mod error;
 mod gcra;
+mod holdings;
+mod hours;
 pub mod item;
 mod key;
 mod knowledge;
