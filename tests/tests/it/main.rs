@@ -18,5 +18,6 @@ mod stored_limits;
 mod strict;
 mod surface;
 mod transactions;
+mod versions;
 mod volume;
 mod waiting;
