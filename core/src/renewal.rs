@@ -578,6 +578,8 @@ impl Active {
             } else {
                 MonotonicTime::ZERO
             };
+            let nothing_at_all = f.grant.scheduled > 0 || situation.level < 1.0;
+            slot.denied_from = if nothing_at_all { 1 } else { f.wanted_least };
         }
         self.expires_at = expires_at;
         self.books.renew_at = if self.unspent() > 0 {
