@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod acceptance;
 mod blocking;
 mod cascade;
 mod conformance;
@@ -14,7 +15,6 @@ mod refusals;
 mod sharing;
 mod stored_limits;
 mod strict;
-mod surface;
 mod transactions;
 mod volume;
 mod waiting;
