@@ -1,6 +1,6 @@
 """One side of a table that is shared with the Python library 0.2.0, for a test.
 
-usage: sharing.py write|read|replace|delete TABLE ENDPOINT; prints what it saw as JSON.
+usage: sharing.py write|read|replace|delete|refuse TABLE ENDPOINT; prints what it saw as JSON.
 """
 
 import asyncio
@@ -70,12 +70,25 @@ async def delete(limiter, repository):
     return {"left": await limiter.get_entity("rs-child")}
 
 
+async def refuse(limiter, repository):
+    """What it tells of an acquire that is refused by one limit of two."""
+    limits = [Limit.per_day("rpd", 100, burst=150), Limit.per_day("tpd", 1_000)]
+    consumed = limiter.acquire("py-refused", "gpt-4", limits, {"rpd": 40, "tpd": 7})
+    async with consumed:
+        pass
+    try:
+        async with limiter.acquire("py-refused", "gpt-4", limits, {"rpd": 120, "tpd": 3}):
+            pass
+    except RateLimitExceeded as error:
+        return {"body": error.as_dict(), "retry_after": error.retry_after_header}
+
+
 async def main(what, table, endpoint):
     limiter = RateLimiter(
         name=table, region="us-east-1", endpoint_url=endpoint, skip_version_check=True
     )
     try:
-        steps = {"write": write, "read": read, "replace": replace, "delete": delete}
+        steps = {"write": write, "read": read, "replace": replace, "delete": delete, "refuse": refuse}
         print(json.dumps(await steps[what](limiter, limiter._repository), default=str))
     finally:
         await limiter.close()
