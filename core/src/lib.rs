@@ -10,6 +10,7 @@ mod cache;
 mod error;
 mod gcra;
 mod holdings;
+mod hours;
 pub mod item;
 mod key;
 mod knowledge;

@@ -183,6 +183,8 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
             .collect()
     };
     let write = BucketWrite {
+        sequence_from: now.as_micros(),
+        consumed_at_ms: now.as_millis(),
         expires_at_seconds: expires_at_seconds(now, transfers, seen),
         limits,
     };

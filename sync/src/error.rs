@@ -71,7 +71,8 @@ pub enum Error {
     #[error("there is no entity {0:?}; create it first")]
     EntityNotFound(String),
     /// The table and this client are of versions that do not go together: the client is older
-    /// than the table asks for, or the deployed functions are older than the client.
+    /// than the table asks for, or the deployed functions are too old for the client
+    /// ([`Settings::strict_version`](crate::Settings::strict_version)).
     #[error(
         "version mismatch: client {client_version}, schema {schema_version}, lambda {}: {reason}",
         .lambda_version.as_deref().unwrap_or("none")

@@ -93,7 +93,7 @@ pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
-pub use version::VersionRecord;
+pub use version::{Compatibility, VersionRecord};
 pub use zae_limiter_core::{
     Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind,
 };

@@ -12,7 +12,6 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::books::Account;
 use crate::bucket::{Active, Bucket};
 use crate::item::BucketItem;
 use crate::plan::Plan;
@@ -119,13 +118,16 @@ impl Bucket {
         let mut state = self.lock();
         state.hinted = false;
         let step = match state.active.as_deref_mut() {
-            Some(active) => active.check(now, &active.stretched(settings), why),
+            Some(active) => {
+                active.turn_hour(now);
+                active.check(now, &active.stretched(settings), why)
+            }
             None => Step::Idle,
         };
         if matches!(step, Step::Idle) {
             state.rest();
         }
-        step
+        step.within_the_hour(now)
     }
 
     /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
@@ -142,6 +144,7 @@ impl Bucket {
         let Some(active) = state.active.as_deref_mut() else {
             return Step::Idle;
         };
+        active.turn_hour(now);
         let again = active.complete(now, &active.stretched(settings), outcome);
         active.expires_tick = clock.tick_before(active.expires_at);
         let settings = active.stretched(settings);
@@ -153,7 +156,7 @@ impl Bucket {
         if matches!(step, Step::Idle) {
             state.rest();
         }
-        step
+        step.within_the_hour(now)
     }
 
     /// The table can be reached again: whatever pause the bucket was in is over.
@@ -203,7 +206,7 @@ impl Active {
             books.used_at = now.monotonic;
         }
         let idle = now.monotonic.since(books.used_at) >= settings.renewal;
-        let settled = books.accounts.iter().all(Account::is_settled);
+        let settled = books.is_settled();
         let wanted = books.accounts.iter().any(|a| a.wanted > 0);
         let closing = why == Why::Closing;
         if closing && books.failures > CLOSING_FAILURES_MAX {

@@ -125,6 +125,7 @@ impl Active {
             account.report(slot, f.spent);
             account.debt -= f.owed.min(account.debt);
             account.credit -= f.credited.min(account.credit);
+            account.taken_back -= f.taken_back.min(account.taken_back);
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry;
             account.wanted = 0; // whoever came meanwhile is woken, and looks for himself
@@ -155,6 +156,7 @@ impl Active {
             let nothing_at_all = f.grant.scheduled > 0 || situation.level < 1.0;
             slot.denied_from = if nothing_at_all { 1 } else { f.wanted_least };
         }
+        self.books.reported_past(flight);
         self.expires_at = expires_at;
         self.books.renew_at = if self.unspent() > 0 {
             renew_at
@@ -169,6 +171,7 @@ impl Active {
         if flight.only_converts {
             return;
         }
+        self.set_aside_unreported(flight);
         for (at, f) in flight.slots.iter().enumerate() {
             self.slots[at].stock += f.surplus;
             let account = self.books.account(at);
@@ -187,6 +190,7 @@ impl Active {
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
             account.report(slot, f.spent);
+            account.taken_back -= f.taken_back.min(account.taken_back);
             if !Sabotage::CreditRetried.is_planted() {
                 account.credit -= f.credited.min(account.credit);
             }
@@ -196,6 +200,7 @@ impl Active {
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry.map(Entry::in_doubt);
         }
+        self.books.reported_past(flight);
     }
 
     /// Nobody is answered from the table for a while.

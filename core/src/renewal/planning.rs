@@ -132,6 +132,8 @@ impl Active {
             && (now.monotonic.since(self.books.used_at) < settings.renewal
                 || self.books.accounts.iter().any(|a| a.wanted > 0));
         let limits = self.limits.clone();
+        let past = self.books.past.front();
+        let past = past.map(|past| (past.hour, past.consumed.clone()));
         let mut slots: SmallVec<[InFlight; 2]> = SmallVec::new();
         let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
         for (at, limit) in limits.iter().enumerate() {
@@ -147,6 +149,10 @@ impl Active {
             let returned = self.returned(now.monotonic, settings, unspent);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
+            let (spent, taken_back) = match past {
+                Some(_) => (0, 0),
+                None => (slot.spent, account.taken_back),
+            };
             transfers.push(Transfer {
                 limit,
                 take: taken,
@@ -160,7 +166,10 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
-                consumed: signed(slot.spent) - signed(account.credit),
+                consumed: match &past {
+                    Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
+                    None => signed(spent) - signed(taken_back),
+                },
                 // Who has never held anything leaves the ring alone.
                 holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
@@ -173,7 +182,8 @@ impl Active {
                 kept: unspent.min(taken),
                 surplus: unspent.saturating_sub(taken),
                 grant,
-                spent: slot.spent,
+                spent,
+                taken_back,
                 owed: account.debt,
                 credited: account.credit,
                 recalled: account.recalled,
@@ -182,10 +192,13 @@ impl Active {
                 entry: None,
             });
         }
-        let Some(plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
+        let Some(mut plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
             // Credits for a bucket that is gone: there is nothing to credit them to.
             return Step::Idle;
         };
+        if let Some((hour, _)) = past {
+            plan.write.consumed_at_ms = hour.end_ms();
+        }
         self.set_off(now, &plan, slots);
         Step::Write(plan)
     }
@@ -215,6 +228,8 @@ impl Active {
         self.books.flight = Some(Flight {
             planned_at: now.monotonic,
             only_converts: plan.only_converts,
+            hour: self.books.hour,
+            reports_past: !self.books.past.is_empty(),
             slots,
         });
     }

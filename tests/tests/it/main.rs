@@ -18,5 +18,6 @@ mod statuses;
 mod stored_limits;
 mod strict;
 mod transactions;
+mod versions;
 mod volume;
 mod waiting;
