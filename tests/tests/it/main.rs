@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod cascade;
+mod closing;
 mod conformance;
 mod dynamodb;
 mod fake_service;
 mod layout;
 mod leased;
 mod outages;
+mod pressure;
 mod refusals;
 mod sharing;
 mod stored_limits;

@@ -254,6 +254,52 @@ async fn an_entity_may_say_that_it_cascades(store: impl Store + Clone, mode: Mod
     limiter.shutdown(Duration::from_secs(20)).await;
 }
 
+/// Limits that are deleted, and an entity that begins to cascade.
+async fn what_is_taken_away_here_is_taken_away_elsewhere(store: impl Store + Clone, mode: Mode) {
+    let settings = Settings {
+        cascade_by_entity: true,
+        ..settings(mode)
+    };
+    let here = limiter(store.clone(), settings.clone()).await;
+    let there = limiter(store, settings).await;
+    let key = NewEntity::new("key").parent("project");
+    for entity in [NewEntity::new("project"), key] {
+        here.create_entity(entity).await.expect("new");
+    }
+    let scope = |id| LimitScope::entity(id).expect("an id");
+    for (scope, tokens) in [
+        (LimitScope::system(), 1),
+        (scope("user"), 100),
+        (scope("key"), 100),
+    ] {
+        let stored = here.set_limits(&scope, &[rpm(tokens)]).await;
+        stored.expect("stored");
+    }
+    let by_key = async |tokens: usize| {
+        let mut admitted = 0;
+        for _ in 0..tokens {
+            let acquire = there.acquire("key", "gpt-4").use_stored_limits(true);
+            admitted += usize::from(acquire.consume("rpm", 1).await.is_ok());
+        }
+        admitted
+    };
+    assert_eq!(admitted(&there, "user", 20, false).await, 20);
+    assert_eq!(by_key(20).await, 20);
+    assert!(here.delete_limits(&scope("user")).await.expect("a table"));
+    let change = EntityChange {
+        cascade: Some(true),
+        ..EntityChange::default()
+    };
+    here.update_entity("key", &change).await.expect("there");
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    let left = admitted(&there, "user", 20, false).await;
+    assert!(left <= 1, "{left}: the system's is one");
+    let left = by_key(20).await;
+    assert!(left <= 1, "{left}: the project has one");
+    here.shutdown(Duration::from_secs(20)).await;
+    there.shutdown(Duration::from_secs(20)).await;
+}
+
 async fn what_is_deleted_stays_deleted(store: impl Store + Clone, mode: Mode) {
     let table = store.clone();
     let limiter = limiter(store, settings(mode)).await;
@@ -338,6 +384,7 @@ in_both_modes_on_both_stores!(
     child_and_parent_have_limits_of_their_own,
     changes_are_in_force_within_the_time_to_live,
     an_entity_may_say_that_it_cascades,
+    what_is_taken_away_here_is_taken_away_elsewhere,
     what_is_deleted_stays_deleted,
 );
 
