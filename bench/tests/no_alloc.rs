@@ -79,6 +79,38 @@ async fn a_leased_hit_allocates_nothing() {
         [0; 4],
         "allocations in {HITS} hits each: try_acquire, acquire, and both through handles"
     );
+    drop((handles, limiter));
+    blocking_hits_allocate_nothing();
     // The counter counts at all.
     assert!(allocations(|at| !format!("{at}").is_empty()) >= HITS);
+}
+
+/// Its reconciler has a thread of its own, so hits stay far from what would make it renew.
+fn blocking_hits_allocate_nothing() {
+    let options = LeasedOptions {
+        renewal_interval_ms: HOUR_MS,
+        lease_ttl_ms: 3 * HOUR_MS,
+    };
+    let (clock, hands) = Clock::manual();
+    let builder = RateLimiter::builder("no-alloc").mode(Mode::Leased(options));
+    let builder = builder.clock(clock).in_memory();
+    let limiter = builder.connect_blocking().expect("memory");
+    let limits = [Limit::per_second("rps", 1_000_000_000).expect("a limit")];
+    let acquire = || limiter.acquire("user", "api").limits(&limits);
+    for _ in 0..2 {
+        let warm = acquire().consume("rps", 100 * HITS as u64);
+        warm.wait().expect("full").commit();
+        hands.advance(Duration::from_millis(HOUR_MS / 20));
+    }
+    let handle = acquire().handle().expect("a bucket");
+    std::thread::sleep(Duration::from_millis(100)); // what it has begun is done
+    let waited = allocations(|_| acquire().consume("rps", 1).wait().is_ok());
+    let tried = allocations(|_| acquire().consume("rps", 1).try_acquire().is_ok());
+    let handle_waited = allocations(|_| handle.acquire(&[("rps", 1)]).is_ok());
+    let handle_tried = allocations(|_| handle.try_acquire(&[("rps", 1)]).is_ok());
+    assert_eq!(
+        [waited, tried, handle_waited, handle_tried],
+        [0; 4],
+        "allocations in {HITS} blocking hits each: wait, try_acquire, and both through handles"
+    );
 }

@@ -13,6 +13,13 @@
 //! to the sum, and what exceeds it overflows, as it would have in a bucket that nobody had
 //! borrowed from. Everything that can be admitted later comes out of this sum and of refill,
 //! hence the bound: `admitted <= burst + rate * (window + lease_ttl)`.
+//!
+//! A guard knows the time at which it was planned, and the write arrives later: until then more
+//! flows in. So the guards leave an eighth of the `lease_ttl` unused ([`flight_max`]). An answer
+//! that took longer is compared with the bound once more ([`excess`]).
+//!
+//! A block that expired so long ago that the ring has dropped it is returned less what has flowed
+//! in since it was granted ([`Returned`]): others may have drawn on that in its place.
 
 use std::time::Duration;
 
@@ -63,6 +70,8 @@ pub struct Transfer<'a> {
     pub owe: u64,
     /// Tokens to credit.
     pub give: u64,
+    /// Those of them that were held in a block.
+    pub returned: Returned,
     /// Tokens that others have probably taken since the bucket was seen. A guess: it decides
     /// which write is tried first, never what a write may do.
     pub others_took: u64,
@@ -94,6 +103,7 @@ impl<'a> Transfer<'a> {
             take: 0,
             owe: 0,
             give: 0,
+            returned: Returned::default(),
             others_took: 0,
             asked_at: None,
             in_demand: false,
@@ -101,6 +111,33 @@ impl<'a> Transfer<'a> {
             consumed: 0,
             holding: None,
         }
+    }
+}
+
+/// Tokens of a block that go back to the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// How many.
+    pub tokens: u64,
+    /// How long ago the block was granted.
+    pub held_for: Duration,
+}
+
+impl Returned {
+    /// What of them has been replaced by refill. As long as the ring counts the block, nothing
+    /// may be drawn in its place. After that the bucket may have refilled into the room that the
+    /// block had left, and all of it may have been drawn.
+    #[must_use]
+    pub fn replaced(&self, found: &LimitItem, now: WallTime) -> Ticks {
+        let counted = found.ring.is_some_and(|ring| {
+            let granted = now.before(self.held_for).as_millis() / ring.lease_ttl_ms.max(1);
+            granted + 1 >= epoch(&ring, now)
+        });
+        if counted {
+            return 0;
+        }
+        let refilled = found.terms.refill(self.held_for);
+        refilled.min(Ticks::from(self.tokens) * found.terms.token())
     }
 }
 
@@ -233,6 +270,44 @@ pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool 
     spare.min(terms.full()) - needed >= -terms.refill(t.ahead)
 }
 
+/// How long a write may be on its way without being [compared](excess) with the bound again.
+#[must_use]
+pub fn flight_max(lease_ttl: Duration) -> Duration {
+    lease_ttl / 8
+}
+
+/// By how many tokens the level and all blocks together are over `burst + rate * lease_ttl`,
+/// rounded up.
+#[must_use]
+pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
+    let Some(found) = item.limit(limit.name()) else {
+        return 0;
+    };
+    let Some(ring) = found.ring else {
+        return 0;
+    };
+    let terms = found.terms;
+    let (held, held_before) = held_in(&ring, epoch(&ring, now));
+    let out = terms.level(found.z, now) + Ticks::from(held + held_before) * terms.token();
+    let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
+    let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
+    u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
+}
+
+/// The epoch that counts at `now`. Another's clock may be a little ahead; an epoch far in the
+/// future is a broken one.
+fn epoch(ring: &Ring, now: WallTime) -> u64 {
+    let by_clock = now.as_millis() / ring.lease_ttl_ms.max(1);
+    let ahead = ring.epoch == by_clock + 1;
+    if ahead { ring.epoch } else { by_clock }
+}
+
+/// Tokens of live blocks, granted in `epoch` and in the one before.
+fn held_in(ring: &Ring, epoch: u64) -> (i64, i64) {
+    let live = ring.is_live(epoch) && ring.epoch <= epoch;
+    if live { ring.held_in(epoch) } else { (0, 0) }
+}
+
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
 #[must_use]
 pub fn level(seen: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
@@ -331,7 +406,7 @@ fn update(
     let token = terms.token();
     let full_at = terms.full_at(t.asked_at.unwrap_or(now));
     let empty_at = terms.empty_at(now);
-    let give = Ticks::from(t.give) * token;
+    let give = Ticks::from(t.give) * token - t.returned.replaced(found, now);
     let debit = Ticks::from(t.take + t.owe) * token;
 
     let books = Books::of(found, now, t, entry);
@@ -459,12 +534,9 @@ impl Books {
                 change,
             };
         };
-        let by_clock = now.as_millis() / ring.lease_ttl_ms.max(1);
-        // Another's clock may be a little ahead; an epoch far in the future is a broken one.
-        let ahead = ring.epoch == by_clock + 1;
-        let epoch = if ahead { ring.epoch } else { by_clock };
+        let epoch = epoch(&ring, now);
         let live = ring.is_live(epoch) && ring.epoch <= epoch;
-        let (held, held_before) = if live { ring.held_in(epoch) } else { (0, 0) };
+        let (held, held_before) = held_in(&ring, epoch);
         let own = t.holding.and_then(|h| h.entered);
         let own_held = own.map_or(0, |own| own.held_in(&ring, epoch));
         let others = (held + held_before - own_held).max(0);
@@ -518,6 +590,7 @@ impl Books {
             };
         };
         let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
+        let lease_ttl = lease_ttl - flight_max(lease_ttl);
         let allowed = tokens(terms.tokens_in(lease_ttl));
         // Blocks of the epoch before are renewed, and so counted in this one; new ones are entered
         // before only by those who write before the epoch has begun.

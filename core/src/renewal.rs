@@ -15,7 +15,7 @@ use crate::block::Schedule;
 use crate::books::{Account, Flight, InFlight};
 use crate::bucket::{Active, Bucket, Slot};
 use crate::item::{BucketItem, Ring};
-use crate::plan::{self, Entry, Holding, Plan, Transfer};
+use crate::plan::{self, Entry, Holding, Plan, Returned, Transfer};
 use crate::sabotage::Sabotage;
 use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
 use crate::{Clock, Limit, MonotonicTime, WallTime};
@@ -331,7 +331,11 @@ impl Active {
         } else {
             0.0
         };
-        let level = level + unspent as f64 + rate * since - taken;
+        let returned = self.returned(now.monotonic, settings, unspent);
+        let found = seen.and_then(|item| item.limit(limit.name()));
+        let replaced = found.map_or(0, |found| returned.replaced(found, now.wall));
+        let comes_back = unspent as f64 - replaced as f64 / terms.token() as f64;
+        let level = level + comes_back + rate * since - taken;
         let level = level.min(limit.burst_tokens() as f64);
         let situation = Situation {
             level: level - account.debt as f64,
@@ -347,6 +351,14 @@ impl Active {
             lease_ttl: settings.lease_ttl,
         };
         (situation, taken)
+    }
+
+    /// `tokens` of the block, on their way back.
+    fn returned(&self, now: MonotonicTime, settings: &RenewalSettings, tokens: u64) -> Returned {
+        Returned {
+            tokens,
+            held_for: now.since(self.expires_at.before(settings.lease_ttl)),
+        }
     }
 
     fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
@@ -367,13 +379,16 @@ impl Active {
             } else {
                 Grant::default()
             };
+            let of_block = unspent + self.books.account(at).recalled;
+            let returned = self.returned(now.monotonic, settings, of_block);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
             transfers.push(Transfer {
                 limit,
                 take: taken,
                 owe: account.debt,
-                give: unspent + account.credit + account.recalled,
+                give: of_block + account.credit,
+                returned,
                 others_took: others_took as u64,
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
@@ -444,6 +459,7 @@ impl Active {
         };
         match outcome {
             Outcome::Applied(item) => {
+                let excess = self.excess(now, settings, &flight, &item);
                 let books = &mut self.books;
                 books.saw(now.monotonic, Some(item));
                 books.failures = 0;
@@ -454,7 +470,7 @@ impl Active {
                     return true;
                 }
                 books.tries = 0;
-                self.land(now, settings, &flight);
+                self.land(now, settings, &flight, &excess);
                 false
             }
             Outcome::Refused(found) => {
@@ -496,8 +512,29 @@ impl Active {
         }
     }
 
+    /// What the write has brought too much, limit by limit, because it was on its way for longer
+    /// than its guards allow for. Nobody may spend that.
+    fn excess(
+        &self,
+        now: Now,
+        settings: &RenewalSettings,
+        flight: &Flight,
+        item: &BucketItem,
+    ) -> SmallVec<[u64; 2]> {
+        let flown = now.monotonic.since(flight.planned_at);
+        let late = flown > plan::flight_max(settings.lease_ttl) && flown < settings.lease_ttl;
+        let excess = |limit| {
+            if late {
+                plan::excess(item, now.wall, limit)
+            } else {
+                0
+            }
+        };
+        self.limits.iter().map(excess).collect()
+    }
+
     /// The write was applied: the block is as if freshly granted.
-    fn land(&mut self, now: Now, settings: &RenewalSettings, flight: &Flight) {
+    fn land(&mut self, now: Now, settings: &RenewalSettings, flight: &Flight, excess: &[u64]) {
         let expires_at = flight.planned_at.after(settings.lease_ttl);
         let mut renew_at = expires_at.before(settings.renewal);
         let lead = lead_time(settings);
@@ -507,6 +544,7 @@ impl Active {
             let account = self.books.account(at);
             let granted = f.grant.stock + f.grant.scheduled;
             let held = slot.stock + account.schedule.pending() + (granted - f.kept);
+            let held = held.saturating_sub(excess[at]);
             let scheduled = f.grant.scheduled.min(held);
             account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
             slot.stock = held - scheduled;

@@ -16,6 +16,9 @@ use crate::lease::Lease;
 use crate::target::Consume;
 use crate::{BucketHandle, Error, FailureMode, Limit};
 
+/// The longest that anybody waits: the longest period of a limit. More would overflow clocks.
+const PATIENCE_MAX: Duration = Limit::PERIOD_MAX;
+
 /// An acquire that is being put together. `.await` it, or call
 /// [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
 ///
@@ -128,7 +131,7 @@ impl<'a> Acquire<'a> {
     /// bucket in this process is served in the order in which they came; a caller that does not
     /// wait is not held back by them. If the tokens cannot be had in time, as far as that is
     /// known, the answer comes at once. Dropping the future leaves the line and consumes nothing.
-    /// Default: zero.
+    /// More than ten years count as ten years. Default: zero.
     ///
     /// ```
     /// use std::time::Duration;
@@ -144,7 +147,7 @@ impl<'a> Acquire<'a> {
     /// # Ok(()) }
     /// ```
     pub fn wait_up_to(mut self, patience: Duration) -> Self {
-        self.admission.patience = patience;
+        self.admission.patience = patience.min(PATIENCE_MAX);
         self
     }
 
@@ -181,7 +184,7 @@ impl<'a> Acquire<'a> {
     }
 
     #[inline(always)]
-    fn hit(&self) -> Option<Lease<'a>> {
+    pub(crate) fn hit(&self) -> Option<Lease<'a>> {
         let Admission {
             engine,
             strict,

@@ -72,7 +72,7 @@ impl BucketHandle {
     }
 
     #[inline(always)]
-    fn hit<'a>(&'a self, consume: &[(&'a str, u64)]) -> Option<Lease<'a>> {
+    pub(crate) fn hit<'a>(&'a self, consume: &[(&'a str, u64)]) -> Option<Lease<'a>> {
         if self.cascade.unwrap_or(self.engine.cascade_by_entity) || self.engine.strict {
             return None;
         }

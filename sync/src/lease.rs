@@ -321,6 +321,9 @@ impl<'a> Lease<'a> {
         self.adjust(name, -delta).await
     }
 
+    /// Keeps what was consumed, as dropping the lease does.
+    pub fn commit(self) {}
+
     /// Gives back all that was consumed. A credit that does not reach the table is lost, never
     /// repeated: that only admits less, until refill heals it.
     pub async fn rollback(self) {

@@ -51,6 +51,7 @@ mod acquire;
 mod admin;
 mod admission;
 mod audit;
+pub mod blocking;
 pub mod breaker;
 mod catalog;
 mod engine;

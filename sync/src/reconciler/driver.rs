@@ -11,14 +11,16 @@ use tokio::time;
 use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::plan::Plan;
 use zae_limiter_core::renewal::RenewalSettings;
-use zae_limiter_core::{Bucket, MonotonicTime};
+use zae_limiter_core::{Bucket, Limit, MonotonicTime};
 
 use super::machine::{Action, Machine};
 use crate::engine::Engine;
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
 /// How long the process holds on to its blocks when a limiter is dropped without a shutdown.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(2);
+/// The longest that a shutdown takes. More would overflow clocks.
+const DEADLINE_MAX: Duration = Limit::PERIOD_MAX;
 /// How long a write takes until that has been measured.
 const LATENCY_GUESS: Duration = Duration::from_millis(10);
 
@@ -163,7 +165,7 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
             () = engine.bell.notified() => {}
             () = until(&engine, machine.next_due()) => {}
             within = &mut closing, if deadline.is_none() => {
-                let within = within.unwrap_or(DROP_DEADLINE);
+                let within = within.unwrap_or(DROP_DEADLINE).min(DEADLINE_MAX);
                 deadline = Some(time::Instant::now() + within);
                 engine.close();
                 machine.close(&engine.clock, engine.cache.all());

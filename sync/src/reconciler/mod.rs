@@ -6,5 +6,5 @@ mod driver;
 mod machine;
 
 pub use driver::Closed;
-pub(crate) use driver::Driver;
+pub(crate) use driver::{DROP_DEADLINE, Driver};
 pub use machine::{Action, Machine};

@@ -9,7 +9,8 @@
 //! to the new burst; blocks of the old numbers live on for one `lease_ttl`. So a window that
 //! starts within `lease_ttl + skew` after a change may start with the larger of the old and the
 //! new sum, any other with the current one; and what flows in during a window is the integral of
-//! the rate that was in force, by the clock that is furthest ahead. A bucket that is deleted and made again is full: that is a gift of
+//! the rate that was in force, by the clock that is furthest ahead. Up to a `lease_ttl` of refill
+//! may be borrowed from after the window: at the rate that is in force by then. A bucket that is deleted and made again is full: that is a gift of
 //! one burst, and of what it was in debt, to every window that contains it. The blocks of before are still out beside it, and
 //! the new ring does not count them until its epochs have turned: a window that starts before
 //! then may start with another burst.
@@ -152,6 +153,10 @@ impl WindowBound {
         let more = (self.numbers(terms).0 - self.rate) * i128::from(behind);
         self.refilled += more.clamp(0, i128::from(terms.burst) * self.token);
         self.before = Some((self.start_now(), at.saturating_add(self.lease_ttl)));
+        let faster = self.numbers(terms).0 - self.rate;
+        // A window that has begun ends at the new rate, and with it what is borrowed at its end.
+        let borrowed = faster.max(0) * i128::from(self.lease_ttl + self.late);
+        self.lowest = self.lowest.saturating_add(borrowed);
         self.terms = *terms;
         (self.rate, self.start) = self.numbers(terms);
     }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter_core::Bucket;
 use zae_limiter_core::item::{BucketItem, BucketWrite, LimitAction, LimitWrite};
-use zae_limiter_core::plan::Moved;
+use zae_limiter_core::plan::{self, Moved};
 
 use super::ledger::{forgets_early, slot};
 use super::random::NAMES;
@@ -75,6 +75,23 @@ impl Flight {
     /// When nothing of it is under way any more.
     pub(super) fn over_at(&self) -> Nanos {
         self.fate.applied_at.unwrap_or(0).max(self.fate.answered_at)
+    }
+
+    /// What it debits, of a limit.
+    fn debit(&self, at: usize, write: &LimitWrite) -> u64 {
+        match &self.owner {
+            Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
+            Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
+        }
+    }
+
+    /// Which of the limits that requests name it debits.
+    fn debited(&self) -> [bool; NAMES.len()] {
+        let mut debited = [false; NAMES.len()];
+        for (at, write) in self.write.limits.iter().enumerate() {
+            debited[slot(&write.name)] = self.debit(at, write) > 0;
+        }
+        debited
     }
 
     /// What it debits less what it credits, of each limit that requests name.
@@ -200,6 +217,7 @@ impl World<'_> {
         let outcome = BucketItem::apply(&mut self.items[bucket], &flight.write);
         flight.applied = outcome.is_ok();
         let (applied, process, planned_at) = (flight.applied, flight.process, flight.planned_at);
+        let debited = flight.debited();
         self.trace.note(
             self.now,
             process,
@@ -231,7 +249,7 @@ impl World<'_> {
             });
         }
         if applied {
-            self.check_out(bucket, planned_at);
+            self.check_out(bucket, planned_at, debited);
         }
     }
 
@@ -246,10 +264,7 @@ impl World<'_> {
         let mut again = false;
         let behind = flight.behind + (self.now - flight.planned_at);
         for (at, write) in flight.write.limits.iter().enumerate() {
-            let debit = match &flight.owner {
-                Owner::Renewal(_, moved) => moved.get(at).map_or(0, |moved| moved.debit),
-                Owner::Payment { .. } => consumed(write).max(0).cast_unsigned(),
-            };
+            let debit = flight.debit(at, write);
             let now = self.now;
             match (self.ledgers).written(bucket, now, write, debit, behind, item) {
                 Ok(made_again) => again |= made_again,
@@ -351,7 +366,9 @@ impl World<'_> {
         self.trace.note(self.now, process, [number as u64, 3], || {
             format!("hears of flight {number}; it holds {before:?}, then {after:?}")
         });
-        self.settle(process, bucket, unknown);
+        // What a write brings too much that was on its way for long is not spent.
+        let late = landed && self.now - planned_at > self.flight_max();
+        self.settle(process, bucket, unknown || late);
         if landed {
             let p = &mut self.processes[process];
             let seen = p.seat(bucket).bucket.seen();
@@ -369,9 +386,15 @@ impl World<'_> {
         self.sleep(process);
     }
 
-    /// After a write: what is out in live blocks, beside the level. A write can only guard what
-    /// there is when it is planned: what flows in until it is applied comes on top.
-    fn check_out(&mut self, bucket: usize, planned_at: Nanos) {
+    /// How long a write may be on its way before its answer is compared with the bound.
+    fn flight_max(&self) -> Nanos {
+        let lease_ttl = duration(self.scenario.options.lease_ttl_ms * 1_000_000);
+        plan::flight_max(lease_ttl).as_nanos() as Nanos
+    }
+
+    /// After a write that has drawn on the level: what is out in live blocks, beside it. Of a write that was on its way
+    /// for long, a part will not be spent: what flowed in meanwhile, at most.
+    fn check_out(&mut self, bucket: usize, planned_at: Nanos, debited: [bool; NAMES.len()]) {
         let mut held = [0; NAMES.len()];
         for p in &self.processes {
             let Some(seat) = &p.seats[bucket] else {
@@ -401,13 +424,15 @@ impl World<'_> {
                 held[slot(limit.name())] += tokens;
             });
         }
-        let wall = self.latest_wall().before(duration(self.now - planned_at));
+        let flown = self.now - planned_at;
+        let late = flown.saturating_sub(self.flight_max());
+        let wall = self.latest_wall().before(duration(late));
         let Some(item) = &self.items[bucket] else {
             return;
         };
         let mut result = Ok(());
         for (slot, held) in held.into_iter().enumerate() {
-            if self.ledgers.of(bucket, slot).unsettled_until < self.now {
+            if debited[slot] && self.ledgers.of(bucket, slot).unsettled_until < self.now {
                 let checked = self
                     .ledgers
                     .check_out(bucket, NAMES[slot], item, wall, held);

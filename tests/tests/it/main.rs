@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod blocking;
 mod cascade;
 mod closing;
 mod conformance;
