@@ -16,6 +16,9 @@ use zae_limiter_core::{
 /// How often a caller who waits is woken at most.
 const TRIES_MAX: u32 = 8;
 
+/// More than any test needs.
+const WRITES_MAX: u32 = 20_000;
+
 /// How a write ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -118,6 +121,9 @@ impl Desk {
     }
 
     /// A write of the reconciler ends; returns the next that it wants.
+    ///
+    /// # Panics
+    /// If it never stops writing.
     pub fn end(&mut self, table: &mut Option<BucketItem>, plan: &Plan, end: End) -> Option<Plan> {
         let applied = match end {
             End::Answered | End::Unheard => Some(BucketItem::apply(table, &plan.write)),
@@ -130,6 +136,7 @@ impl Desk {
             _ => WriteOutcome::Unknown(error()),
         };
         self.writes += 1;
+        assert!(self.writes < WRITES_MAX, "it writes without end");
         let bucket = self.bucket.bucket().clone();
         let action = self.machine.done(&self.clock, bucket, outcome);
         Self::plan(action)

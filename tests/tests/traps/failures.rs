@@ -78,7 +78,6 @@ fn an_outage_is_not_taken_for_an_empty_bucket() {
     assert_eq!(desk.take(1), Err(Shortage::Unavailable));
 }
 
-/// Found by the simulation.
 #[test]
 fn an_answer_that_was_overtaken_changes_nothing() {
     let desk = Desk::new(&[limit(10, 100)]);

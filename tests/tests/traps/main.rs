@@ -71,6 +71,7 @@
 //! | what is owed or owing of a limit that nobody declares any more is dropped | `changes::a_debt_of_a_limit_that_is_declared_no_more_is_not_dropped`, `changes::a_credit_of_a_limit_that_is_declared_no_more_is_not_dropped` |
 //! | a bucket over full hides what has to overflow | `sharing::a_bucket_over_full_hides_nothing_that_overflows` |
 //! | an old answer comes after a new one, and is believed | `failures::an_answer_that_was_overtaken_changes_nothing` |
+//! | a block is returned after the bucket has refilled in its place | `sharing::a_block_that_comes_back_late_brings_no_more_than_is_missing` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |
 //! | a credit of unknown outcome is made again | `failures::a_credit_of_unknown_outcome_is_not_repeated`, `failures::the_correction_of_a_strict_lease_is_made_once` |
 
