@@ -1,10 +1,13 @@
 //! The books of a bucket that is in use: what it held, owed and wanted, and the write under way.
 //! Plain state; what is done with it is in [`crate::renewal`].
 
+use std::collections::VecDeque;
+
 use smallvec::SmallVec;
 
 use crate::block::Schedule;
 use crate::bucket::Slot;
+use crate::hours::{Hour, PastHour};
 use crate::item::BucketItem;
 use crate::plan::{Entry, Seen};
 use crate::renewal::Reason;
@@ -30,6 +33,10 @@ pub(crate) struct Books {
     pub(crate) used_at: MonotonicTime,
     pub(crate) renew_at: MonotonicTime,
     pub(crate) tries: u32,
+    /// The hour of what is not reported.
+    pub(crate) hour: Hour,
+    /// What was set aside of hours before, the oldest first.
+    pub(crate) past: VecDeque<PastHour>,
     pub(crate) flight: Option<Flight>,
 }
 
@@ -41,6 +48,8 @@ pub(crate) struct Account {
     pub(crate) debt: u64,
     /// Consumption taken back: to be credited.
     pub(crate) credit: u64,
+    /// Consumption taken back: to be reported.
+    pub(crate) taken_back: u64,
     /// Held under terms that no longer apply: to be credited.
     pub(crate) recalled: u64,
     pub(crate) wanted: u64,
@@ -59,6 +68,10 @@ pub(crate) struct Account {
 pub(crate) struct Flight {
     pub(crate) planned_at: MonotonicTime,
     pub(crate) only_converts: bool,
+    /// The hour in which it was planned.
+    pub(crate) hour: Hour,
+    /// Whether it reports what was first set aside, in place of what came after.
+    pub(crate) reports_past: bool,
     pub(crate) slots: SmallVec<[InFlight; 2]>,
 }
 
@@ -68,6 +81,7 @@ pub(crate) struct InFlight {
     pub(crate) surplus: u64,
     pub(crate) grant: Grant,
     pub(crate) spent: u64,
+    pub(crate) taken_back: u64,
     pub(crate) owed: u64,
     pub(crate) credited: u64,
     pub(crate) recalled: u64,
@@ -102,7 +116,7 @@ impl Account {
     }
 
     pub(crate) fn is_settled(&self) -> bool {
-        self.debt == 0 && self.credit == 0 && self.recalled == 0
+        self.debt == 0 && self.credit == 0 && self.taken_back == 0 && self.recalled == 0
     }
 }
 
@@ -123,6 +137,8 @@ impl Books {
             used_at: MonotonicTime::ZERO,
             renew_at: MonotonicTime::ZERO,
             tries: 0,
+            hour: Hour::default(),
+            past: VecDeque::new(),
             flight: None,
         }
     }
@@ -132,6 +148,11 @@ impl Books {
             self.accounts.resize_with(slot + 1, Account::default);
         }
         &mut self.accounts[slot]
+    }
+
+    /// Whether everything is done that the table is to be told of, but for what was spent.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.past.is_empty() && self.accounts.iter().all(Account::is_settled)
     }
 
     pub(crate) fn is_writing(&self) -> bool {

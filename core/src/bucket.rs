@@ -358,7 +358,9 @@ impl Bucket {
             let refunded = if same { tokens.min(s.spent) } else { 0 };
             s.stock += refunded;
             s.spent -= refunded;
-            active.books.account(slot).credit += tokens - refunded;
+            let account = active.books.account(slot);
+            account.credit += tokens - refunded;
+            account.taken_back += tokens - refunded;
         }
         !same && state.ask_for_a_look()
     }

@@ -4,9 +4,24 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field} {value:?}: {rule}")]
 pub struct ValidationError {
+    kind: ValidationErrorKind,
     field: &'static str,
     value: String,
     rule: String,
+}
+
+/// What sort of input breaks the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ValidationErrorKind {
+    /// What should be the identifier of an entity or of a principal is none
+    /// ([`validate_identifier`](crate::validate_identifier)).
+    Identifier,
+    /// What should be the name of a limit or of a resource is none
+    /// ([`validate_name`](crate::validate_name)).
+    Name,
+    /// Anything else.
+    Value,
 }
 
 impl ValidationError {
@@ -22,10 +37,21 @@ impl ValidationError {
             value.push_str("...");
         }
         Self {
+            kind: ValidationErrorKind::Value,
             field,
             value,
             rule: rule.into(),
         }
+    }
+
+    pub(crate) fn of_kind(self, kind: ValidationErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What sort of input it was.
+    #[must_use]
+    pub fn kind(&self) -> ValidationErrorKind {
+        self.kind
     }
 
     /// Which input it was.

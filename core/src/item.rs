@@ -19,8 +19,10 @@ use crate::{Terms, Ticks};
 /// All limits of one (entity, resource), as one item of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketItem {
-    /// How many writes the item has seen.
+    /// The number of the last write: one more than that of the write before.
     pub sequence: u64,
+    /// When that was consumed which the last write reported, in milliseconds since the Unix epoch.
+    pub consumed_at_ms: u64,
     /// The limits, in the order of their names.
     pub limits: Vec<(Arc<str>, LimitItem)>,
 }
@@ -90,6 +92,11 @@ impl Ring {
 pub struct BucketWrite {
     /// What it does, limit by limit.
     pub limits: Vec<LimitWrite>,
+    /// Where the numbers of the writes begin, if this is the first one of the item. From the
+    /// clock: so an item that was deleted and made again goes on with higher numbers.
+    pub sequence_from: u64,
+    /// When that was consumed which it reports, in milliseconds since the Unix epoch.
+    pub consumed_at_ms: u64,
     /// When the table may forget the item, in seconds since the Unix epoch.
     pub expires_at_seconds: u64,
 }
@@ -219,8 +226,12 @@ impl BucketItem {
         if !write.limits.iter().all(holds) {
             return Err(stored.clone());
         }
-        let item = stored.get_or_insert_default();
+        let item = stored.get_or_insert_with(|| Self {
+            sequence: write.sequence_from,
+            ..Self::default()
+        });
         item.sequence += 1;
+        item.consumed_at_ms = write.consumed_at_ms;
         for w in &write.limits {
             match w.action {
                 LimitAction::Create(limit) => {

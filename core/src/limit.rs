@@ -9,6 +9,7 @@ use crate::{ValidationError, validate_name};
 
 /// The numbers of a limit, as they stand in the table beside the state that they explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "TermsFields")]
 pub struct Terms {
     /// Tokens per period, as declared.
     pub capacity: u64,
@@ -18,6 +19,58 @@ pub struct Terms {
     pub refill_amount: u64,
     /// The period, in seconds.
     pub refill_period_seconds: u64,
+}
+
+/// Terms that nobody has checked yet.
+#[derive(Deserialize)]
+struct TermsFields {
+    capacity: u64,
+    burst: u64,
+    refill_amount: u64,
+    refill_period_seconds: u64,
+}
+
+impl TryFrom<TermsFields> for Terms {
+    type Error = ValidationError;
+    fn try_from(fields: TermsFields) -> Result<Self, ValidationError> {
+        let terms = Self {
+            capacity: fields.capacity,
+            burst: fields.burst,
+            refill_amount: fields.refill_amount,
+            refill_period_seconds: fields.refill_period_seconds,
+        };
+        terms.validate()?;
+        Ok(terms)
+    }
+}
+
+impl Terms {
+    /// Checks the numbers, as [`Limit::new`] does.
+    fn validate(&self) -> Result<(), ValidationError> {
+        for (field, tokens) in [
+            ("capacity", self.capacity),
+            ("refill_amount", self.refill_amount),
+            ("burst", self.burst),
+        ] {
+            if tokens == 0 {
+                return Err(ValidationError::new(field, tokens, "must be positive"));
+            }
+            if tokens > Limit::TOKENS_MAX {
+                let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
+                return Err(ValidationError::new(field, tokens, rule));
+            }
+        }
+        if self.burst < self.capacity {
+            let rule = format!("must be at least the capacity, {}", self.capacity);
+            return Err(ValidationError::new("burst", self.burst, rule));
+        }
+        let (seconds, max) = (self.refill_period_seconds, Limit::PERIOD_MAX.as_secs());
+        if seconds == 0 || seconds > max {
+            let rule = format!("must be 1 to {max} seconds");
+            return Err(ValidationError::new("refill_period", seconds, rule));
+        }
+        Ok(())
+    }
 }
 
 /// A named token bucket: it holds at most [`burst`](Limit::burst_tokens) tokens, and
@@ -79,28 +132,7 @@ impl Limit {
     /// is below `capacity`.
     pub fn new(name: &str, terms: Terms) -> Result<Self, ValidationError> {
         validate_name("limit name", name)?;
-        for (field, tokens) in [
-            ("capacity", terms.capacity),
-            ("refill_amount", terms.refill_amount),
-            ("burst", terms.burst),
-        ] {
-            if tokens == 0 {
-                return Err(ValidationError::new(field, tokens, "must be positive"));
-            }
-            if tokens > Self::TOKENS_MAX {
-                let rule = format!("must be at most {} tokens", Self::TOKENS_MAX);
-                return Err(ValidationError::new(field, tokens, rule));
-            }
-        }
-        if terms.burst < terms.capacity {
-            let rule = format!("must be at least the capacity, {}", terms.capacity);
-            return Err(ValidationError::new("burst", terms.burst, rule));
-        }
-        let (seconds, max) = (terms.refill_period_seconds, Self::PERIOD_MAX.as_secs());
-        if seconds == 0 || seconds > max {
-            let rule = format!("must be 1 to {max} seconds");
-            return Err(ValidationError::new("refill_period", seconds, rule));
-        }
+        terms.validate()?;
         // Fixed seeds: what limits are called is the application's choice, not its users'.
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         Ok(Self {
@@ -270,5 +302,29 @@ mod tests {
         assert!(Limit::custom("x", 1, 0, Duration::from_secs(1)).is_err());
         assert!(Limit::per_second("x", u64::MAX).is_err());
         assert!(Limit::per_second("4x", 1).is_err());
+    }
+
+    #[test]
+    fn terms_are_checked_wherever_they_come_from() {
+        for broken in [
+            "capacity",
+            "burst",
+            "refill_amount",
+            "refill_period_seconds",
+        ] {
+            let number = |field| u64::from(field != broken);
+            let terms = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(
+                [
+                    "capacity",
+                    "burst",
+                    "refill_amount",
+                    "refill_period_seconds",
+                ]
+                .into_iter()
+                .map(|field| (field, number(field))),
+            );
+            let error = Terms::deserialize(terms).unwrap_err().to_string();
+            assert!(error.contains("must be"), "{broken}: {error}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `#` separates the parts of a key in the table, so it is never part of one.
 
-use crate::ValidationError;
+use crate::{ValidationError, ValidationErrorKind};
 
 /// The longest identifier of an entity, in characters.
 pub const IDENTIFIER_LEN_MAX: usize = 256;
@@ -15,14 +15,15 @@ pub const NAME_LEN_MAX: usize = 64;
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
 pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), ValidationError> {
-    check(
+    let checked = check(
         field,
         value,
         IDENTIFIER_LEN_MAX,
         |first| first.is_ascii_alphanumeric(),
         |rest| rest.is_ascii_alphanumeric() || "_.-:@".contains(rest),
         "must start with alphanumeric and contain only alphanumerics, '_', '.', '-', ':' and '@'",
-    )
+    );
+    checked.map_err(|error| error.of_kind(ValidationErrorKind::Identifier))
 }
 
 /// Checks the name of a limit or resource: 1 to 64 of `a-z A-Z 0-9 _ . -`, the first a letter.
@@ -30,14 +31,15 @@ pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), Valid
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
 pub fn validate_name(field: &'static str, value: &str) -> Result<(), ValidationError> {
-    check(
+    let checked = check(
         field,
         value,
         NAME_LEN_MAX,
         |first| first.is_ascii_alphabetic(),
         |rest| rest.is_ascii_alphanumeric() || "_.-".contains(rest),
         "must start with a letter and contain only alphanumerics, '_', '.' and '-'",
-    )
+    );
+    checked.map_err(|error| error.of_kind(ValidationErrorKind::Name))
 }
 
 fn check(
@@ -96,6 +98,7 @@ mod tests {
             let error = validate_identifier("entity_id", value).unwrap_err();
             assert!(error.to_string().contains(rule), "{error}");
             assert_eq!(error.field(), "entity_id");
+            assert_eq!(error.kind(), ValidationErrorKind::Identifier);
         }
     }
 
@@ -103,7 +106,8 @@ mod tests {
     fn names_are_stricter() {
         validate_name("resource", "gpt-4.1_mini").expect("a name");
         for value in ["", "4gpt", "a:b", "a@b", "a/b", "a#b", &"x".repeat(65)] {
-            validate_name("resource", value).expect_err(value);
+            let error = validate_name("resource", value).expect_err(value);
+            assert_eq!(error.kind(), ValidationErrorKind::Name);
         }
     }
 }

@@ -23,8 +23,10 @@
 
 use std::time::Duration;
 
+use crate::holdings::Books;
+pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max};
 use crate::item::{
-    BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite, Ring,
+    BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,
 };
 use crate::sabotage::Sabotage;
@@ -114,75 +116,6 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Tokens of a block that go back to the bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Returned {
-    /// How many.
-    pub tokens: u64,
-    /// How long ago the block was granted.
-    pub held_for: Duration,
-}
-
-impl Returned {
-    /// What of them has been replaced by refill. As long as the ring counts the block, nothing
-    /// may be drawn in its place. After that the bucket may have refilled into the room that the
-    /// block had left, and all of it may have been drawn.
-    #[must_use]
-    pub fn replaced(&self, found: &LimitItem, now: WallTime) -> Ticks {
-        let counted = found.ring.is_some_and(|ring| {
-            let granted = now.before(self.held_for).as_millis() / ring.lease_ttl_ms.max(1);
-            granted + 1 >= epoch(&ring, now)
-        });
-        if counted {
-            return 0;
-        }
-        let refilled = found.terms.refill(self.held_for);
-        refilled.min(Ticks::from(self.tokens) * found.terms.token())
-    }
-}
-
-/// What a process holds in its block, to be entered into the ring.
-#[derive(Clone, Copy, Debug)]
-pub struct Holding {
-    /// How long the block lives.
-    pub lease_ttl: Duration,
-    /// Tokens that it holds after the write.
-    pub tokens: u64,
-    /// The demand that it reports, in thousandths of a token per second.
-    pub demand_milli: i64,
-    /// What it entered last.
-    pub entered: Option<Entry>,
-}
-
-/// What a process has entered into the ring of a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    lease_ttl_ms: u64,
-    epoch: u64,
-    held: i64,
-    demand_milli: i64,
-}
-
-impl Entry {
-    /// The same entry after a write of unknown outcome: the tokens may be counted twice, never
-    /// too few times, until the epoch ends.
-    #[must_use]
-    pub fn in_doubt(self) -> Self {
-        Self { held: 0, ..self }
-    }
-
-    /// The demand that was reported, in thousandths of a token per second.
-    #[must_use]
-    pub fn demand_milli(self) -> i64 {
-        self.demand_milli
-    }
-
-    fn held_in(&self, ring: &Ring, epoch: u64) -> i64 {
-        let counted = self.lease_ttl_ms == ring.lease_ttl_ms && self.epoch + 1 >= epoch;
-        if counted { self.held } else { 0 }
-    }
-}
-
 /// A write, and what it means once it is applied.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -250,6 +183,8 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
             .collect()
     };
     let write = BucketWrite {
+        sequence_from: now.as_micros(),
+        consumed_at_ms: now.as_millis(),
         expires_at_seconds: expires_at_seconds(now, transfers, seen),
         limits,
     };
@@ -268,44 +203,6 @@ pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool 
     let spare = level(seen, now, t.limit) + Ticks::from(t.give) * terms.token();
     let needed = Ticks::from(t.take + t.owe) * terms.token();
     spare.min(terms.full()) - needed >= -terms.refill(t.ahead)
-}
-
-/// How long a write may be on its way without being [compared](excess) with the bound again.
-#[must_use]
-pub fn flight_max(lease_ttl: Duration) -> Duration {
-    lease_ttl / 8
-}
-
-/// By how many tokens the level and all blocks together are over `burst + rate * lease_ttl`,
-/// rounded up.
-#[must_use]
-pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
-    let Some(found) = item.limit(limit.name()) else {
-        return 0;
-    };
-    let Some(ring) = found.ring else {
-        return 0;
-    };
-    let terms = found.terms;
-    let (held, held_before) = held_in(&ring, epoch(&ring, now));
-    let out = terms.level(found.z, now) + Ticks::from(held + held_before) * terms.token();
-    let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
-    let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
-    u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
-}
-
-/// The epoch that counts at `now`. Another's clock may be a little ahead; an epoch far in the
-/// future is a broken one.
-fn epoch(ring: &Ring, now: WallTime) -> u64 {
-    let by_clock = now.as_millis() / ring.lease_ttl_ms.max(1);
-    let ahead = ring.epoch == by_clock + 1;
-    if ahead { ring.epoch } else { by_clock }
-}
-
-/// Tokens of live blocks, granted in `epoch` and in the one before.
-fn held_in(ring: &Ring, epoch: u64) -> (i64, i64) {
-    let live = ring.is_live(epoch) && ring.epoch <= epoch;
-    if live { ring.held_in(epoch) } else { (0, 0) }
 }
 
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
@@ -369,10 +266,7 @@ fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Option<
         terms,
         z: terms.full_at(now) + Ticks::from(t.take + t.owe) * terms.token(),
         consumed: t.consumed,
-        ring: t.holding.map(|h| {
-            let ttl = millis(h.lease_ttl);
-            enter(fresh_ring(ttl, now.as_millis() / ttl), &h, entry)
-        }),
+        ring: t.holding.map(|h| h.first_ring(now, 0, entry)),
     }))
 }
 
@@ -409,7 +303,7 @@ fn update(
     let give = Ticks::from(t.give) * token - t.returned.replaced(found, now);
     let debit = Ticks::from(t.take + t.owe) * token;
 
-    let books = Books::of(found, now, t, entry);
+    let books = Books::of(found, now, t.holding, entry);
     let unclamped = empty_at - found.z + give;
     let level = unclamped.min(terms.full());
     let share = books.share(&terms, level, t.holding.is_some());
@@ -424,7 +318,13 @@ fn update(
 
     // Where the level is watched beside what others hold, z must not lie much lower than seen.
     let watched = share.level_rise_max.map(|rise| found.z - rise);
-    let added = debit + share.overflow + above_full - give;
+    // A write that draws on nothing cannot make more overflow than there is.
+    let overflow = if debit == 0 {
+        share.overflow.min(level.max(0))
+    } else {
+        share.overflow
+    };
+    let added = debit + overflow + above_full - give;
     let latest = (t.take > 0).then(|| empty_at + terms.refill(t.ahead) - debit - share.overflow);
     let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
     let (z_min, z_max, z) = if rewound {
@@ -459,177 +359,5 @@ fn update(
             consumed: t.consumed,
             ring: books.change,
         },
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
-}
-
-fn fresh_ring(lease_ttl_ms: u64, epoch: u64) -> Ring {
-    Ring {
-        lease_ttl_ms,
-        epoch,
-        ..Ring::default()
-    }
-}
-
-fn tokens(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-/// Adds `holding` to `ring` as of the ring's epoch, and says what was entered.
-fn enter(mut ring: Ring, holding: &Holding, entry: &mut Option<Entry>) -> Ring {
-    let slot = Ring::slot(ring.epoch);
-    ring.held[slot] += tokens(holding.tokens);
-    ring.demand_milli[slot] += holding.demand_milli;
-    *entry = Some(Entry {
-        lease_ttl_ms: ring.lease_ttl_ms,
-        epoch: ring.epoch,
-        held: tokens(holding.tokens),
-        demand_milli: holding.demand_milli,
-    });
-    ring
-}
-
-/// The ring as seen, what others hold in it, and what this write makes of it.
-struct Books {
-    ring: Option<(Ring, u64)>,
-    live: bool,
-    held: i64,
-    held_before: i64,
-    others: i64,
-    change: RingChange,
-}
-
-/// What the books allow a write to do.
-struct Share {
-    guard: RingGuard,
-    /// How far over full the bucket may be found and still be debited as it is. A full bucket
-    /// that several processes draw on would else be now a little over full, now not, and every
-    /// second guess wrong.
-    brim: Ticks,
-    /// What overflows for the others' sake.
-    overflow: Ticks,
-    /// How much higher than seen the level may be; none where it does not matter.
-    level_rise_max: Option<Ticks>,
-}
-
-impl Books {
-    fn of(found: &LimitItem, now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Self {
-        let own_ttl = t.holding.map(|h| millis(h.lease_ttl));
-        let Some(ring) = found.ring else {
-            let change = t.holding.map_or(RingChange::Keep, |h| {
-                let ttl = millis(h.lease_ttl);
-                RingChange::Reset(enter(fresh_ring(ttl, now.as_millis() / ttl), &h, entry))
-            });
-            return Self {
-                ring: None,
-                live: false,
-                held: 0,
-                held_before: 0,
-                others: 0,
-                change,
-            };
-        };
-        let epoch = epoch(&ring, now);
-        let live = ring.is_live(epoch) && ring.epoch <= epoch;
-        let (held, held_before) = held_in(&ring, epoch);
-        let own = t.holding.and_then(|h| h.entered);
-        let own_held = own.map_or(0, |own| own.held_in(&ring, epoch));
-        let others = (held + held_before - own_held).max(0);
-        let change = match (t.holding, own_ttl) {
-            (Some(h), Some(ttl)) if live && ring.lease_ttl_ms >= ttl => {
-                Self::add(&ring, epoch, &h, entry)
-            }
-            (Some(h), Some(ttl)) => {
-                let mut restarted = fresh_ring(ttl, now.as_millis() / ttl);
-                restarted.held[Ring::slot(restarted.epoch)] = others;
-                RingChange::Reset(enter(restarted, &h, entry))
-            }
-            _ => RingChange::Keep,
-        };
-        Self {
-            ring: Some((ring, epoch)),
-            live,
-            held,
-            held_before,
-            others,
-            change,
-        }
-    }
-
-    fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<Entry>) -> RingChange {
-        let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
-        let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
-        let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
-        *entry = Some(Entry {
-            lease_ttl_ms: ring.lease_ttl_ms,
-            epoch,
-            held: tokens(h.tokens),
-            demand_milli: h.demand_milli,
-        });
-        RingChange::Add {
-            epoch,
-            held: tokens(h.tokens) - same.held,
-            held_before: -last.held,
-            demand_milli: h.demand_milli - same.demand_milli,
-        }
-    }
-
-    /// `level` is what the bucket holds with this write's credit, before its debit.
-    fn share(&self, terms: &crate::Terms, level: Ticks, leased: bool) -> Share {
-        let Some((ring, epoch)) = self.ring else {
-            return Share {
-                guard: RingGuard::Absent,
-                brim: 0,
-                overflow: 0,
-                level_rise_max: None,
-            };
-        };
-        let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
-        let lease_ttl = lease_ttl - flight_max(lease_ttl);
-        let allowed = tokens(terms.tokens_in(lease_ttl));
-        // Blocks of the epoch before are renewed, and so counted in this one; new ones are entered
-        // before only by those who write before the epoch has begun.
-        let live = |more: i64| {
-            let more_before = if ring.epoch < epoch { more / 4 } else { 0 };
-            if self.live && !matches!(self.change, RingChange::Reset(_)) {
-                RingGuard::Live {
-                    lease_ttl_ms: ring.lease_ttl_ms,
-                    epoch,
-                    held_max: self.held + more - more_before,
-                    held_before_max: self.held_before + more_before,
-                }
-            } else {
-                RingGuard::Unchanged(ring)
-            }
-        };
-        let spare = allowed - self.others;
-        if spare >= 0 {
-            let brim = if leased { spare / 3 } else { 0 };
-            return Share {
-                guard: live(spare - brim),
-                brim: Ticks::from(brim) * terms.token(),
-                overflow: 0,
-                level_rise_max: None,
-            };
-        }
-        let most = terms.full() + terms.refill(lease_ttl);
-        let spare = most - level - Ticks::from(self.others) * terms.token();
-        let (overflow, spare) = if spare < 0 {
-            let room = terms.refill(lease_ttl) / 4;
-            (room - spare, room)
-        } else {
-            (0, spare)
-        };
-        Share {
-            guard: live(terms.to_tokens(spare / 2)),
-            brim: 0,
-            overflow,
-            level_rise_max: Some(spare / 2),
-        }
     }
 }

@@ -3,6 +3,9 @@
 
 use std::fmt::Display;
 
+/// The version of this layout. A change that older clients cannot live with is a new major
+/// version; 0.2.0 wrote 1.0.0 as well.
+pub const SCHEMA_VERSION: &str = "1.0.0";
 /// The partition key's attribute.
 pub const PK: &str = "PK";
 /// The sort key's attribute.
@@ -21,6 +24,13 @@ pub const GSI2_PK: &str = "GSI2PK";
 pub const GSI2_SK: &str = "GSI2SK";
 /// The sort key of an entity's own item.
 pub const META: &str = "#META";
+/// The attribute of a bucket that numbers its writes.
+pub const SEQUENCE: &str = "seq";
+/// The attribute of a bucket that says when that was consumed which the last write reported, in
+/// milliseconds since the Unix epoch.
+pub const CONSUMED_AT: &str = "consumed_at_ms";
+/// What a limit of a bucket calls its net consumption, in tokens.
+pub const CONSUMED: &str = "consumed";
 /// The attribute that DynamoDB's time-to-live looks at.
 pub const TTL: &str = "ttl";
 /// The partition key of what belongs to the whole table.

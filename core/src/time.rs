@@ -72,6 +72,18 @@ point_in_time! {
 }
 
 impl WallTime {
+    /// The time `millis` milliseconds after the Unix epoch, or [`NEVER`](Self::NEVER).
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000_000))
+    }
+
+    /// Microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0 / 1_000
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub const fn as_millis(self) -> u64 {

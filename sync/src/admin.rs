@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use zae_limiter_core::{ValidationError, validate_identifier};
 
 use crate::store::EntityWrite;
 use crate::{
     AuditAction, AuditEvent, Entity, EntityChange, Error, Limit, LimitScope, Page, PageRequest,
-    RateLimiter, validate_stored_limits,
+    RateLimiter, checked, validate_stored_limits,
 };
 
 impl RateLimiter {
@@ -286,13 +287,18 @@ fn validate_parent(id: &str, parent_id: &str) -> Result<(), ValidationError> {
 /// assert_eq!(key.parent_id.as_deref(), Some("project-1"));
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[must_use]
 pub struct NewEntity {
+    #[serde(deserialize_with = "checked::identifier")]
     id: String,
     name: Option<String>,
+    #[serde(default, deserialize_with = "checked::optional_identifier")]
     parent_id: Option<String>,
+    #[serde(default)]
     metadata: BTreeMap<String, String>,
+    #[serde(default)]
     cascade: bool,
 }
 

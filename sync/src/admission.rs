@@ -8,13 +8,12 @@ use tokio::time;
 use zae_limiter_core::{Paid, Shortage};
 
 use crate::engine::Engine;
-use crate::error::RateLimitExceeded;
 use crate::lease::{Lease, Part, Payer};
 use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};
 use crate::target::Target;
-use crate::{Error, FailureMode};
+use crate::{Error, FailureMode, RateLimitExceeded};
 
 /// Estimates of when tokens come in are not trusted below this: nobody spins.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

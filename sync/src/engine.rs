@@ -307,6 +307,7 @@ impl Engine {
         match failure {
             Some(error) if !matches!(error.kind(), Throttled | Unreachable) => Error::Store(error),
             failure => Error::Unavailable {
+                table_name: self.name.clone(),
                 entity_id: entity_id.to_owned(),
                 resource: resource.to_owned(),
                 reason: failure.as_ref().map_or_else(

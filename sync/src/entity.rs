@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::WallTime;
 
+use crate::checked;
+
 /// Somebody or something that is limited: a user, an API key, a project. An entity may have a
 /// parent, whose limits a cascading acquire charges too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     /// Its identifier, unique in the table.
+    #[serde(deserialize_with = "checked::identifier")]
     pub id: String,
     /// A name for people. Default: the identifier.
     pub name: String,
     /// The entity above it.
+    #[serde(default, deserialize_with = "checked::optional_identifier")]
     pub parent_id: Option<String>,
     /// Whatever the application wants to keep with it.
     pub metadata: BTreeMap<String, String>,
@@ -72,14 +76,22 @@ impl Entity {
 /// assert_ne!(moved, freed);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct EntityChange {
     /// Another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Another parent, or none at all.
+    /// Another parent, or none at all. In JSON, null is no parent, and what is left out stays.
+    #[serde(
+        deserialize_with = "checked::changed_identifier",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub parent_id: Option<Option<String>>,
     /// Other metadata, in place of all that there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Whether its acquires charge its parent too.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<bool>,
 }
 

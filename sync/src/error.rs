@@ -1,14 +1,31 @@
 //! What can go wrong, and what a caller can do about it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::store::{StoreError, StoreErrorKind};
-use crate::{Limit, ValidationError};
+use crate::{RateLimitExceeded, ValidationError};
 
 /// What a limiter answers when it does not do what it was asked.
+///
+/// ```
+/// use zae_limiter::{Error, ErrorKind, Limit, RateLimiter};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
+/// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_minute("rpm", 1)?];
+/// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+/// acquire().await.map(drop)?;
+/// let error = acquire().await.map(drop).unwrap_err();
+/// let status = match error.kind() {
+///     ErrorKind::RateLimitExceeded => 429, // with error.as_exceeded() for its headers and body
+///     ErrorKind::Validation => 400,
+///     _ => 503,
+/// };
+/// assert_eq!(status, 429);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -29,8 +46,10 @@ pub enum Error {
         resource: String,
     },
     /// The table cannot be reached, and the failure mode is closed.
-    #[error("rate limiter unavailable for {entity_id}/{resource}: {reason}")]
+    #[error("rate limiter {table_name} unavailable for {entity_id}/{resource}: {reason}")]
     Unavailable {
+        /// The table, by its full name.
+        table_name: String,
         /// Whose bucket it is.
         entity_id: String,
         /// Of what.
@@ -51,6 +70,38 @@ pub enum Error {
     /// There is no entity of this id: the one to be changed, or the one to be a parent.
     #[error("there is no entity {0:?}; create it first")]
     EntityNotFound(String),
+    /// The table and this client are of versions that do not go together: the client is older
+    /// than the table asks for, or the deployed functions are too old for the client
+    /// ([`Settings::strict_version`](crate::Settings::strict_version)).
+    #[error(
+        "version mismatch: client {client_version}, schema {schema_version}, lambda {}: {reason}",
+        .lambda_version.as_deref().unwrap_or("none")
+    )]
+    VersionMismatch {
+        /// The version of this crate.
+        client_version: String,
+        /// The version of the table's layout.
+        schema_version: String,
+        /// The version of the deployed Lambda functions, if any are.
+        lambda_version: Option<String>,
+        /// Whether `zae-limiter upgrade` mends it.
+        can_auto_update: bool,
+        /// What does not go together, and what to do about it.
+        reason: String,
+    },
+    /// The table's layout is not one that this client knows.
+    #[error(
+        "incompatible schema: client {client_version} does not work with schema \
+         {schema_version}; {advice}"
+    )]
+    IncompatibleSchema {
+        /// The version of this crate.
+        client_version: String,
+        /// The version of the table's layout.
+        schema_version: String,
+        /// What to do about it: the command to run, or what to update.
+        advice: String,
+    },
     /// The settings are wrong; all that is wrong is in the text.
     #[error("wrong settings: {0}")]
     Settings(String),
@@ -60,7 +111,20 @@ pub enum Error {
 }
 
 /// What sort of [`Error`] it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Who comes from the Python library finds its exceptions here:
+///
+/// | `zae_limiter.exceptions` | here |
+/// |---|---|
+/// | `RateLimitExceeded` | [`RateLimitExceeded`](Self::RateLimitExceeded) |
+/// | `RateLimiterUnavailable` | [`Unavailable`](Self::Unavailable) |
+/// | `EntityNotFoundError`, `EntityExistsError` | [`EntityNotFound`](Self::EntityNotFound), [`EntityExists`](Self::EntityExists) |
+/// | `InfrastructureNotFoundError` | [`TableMissing`](Self::TableMissing) |
+/// | `VersionMismatchError` | [`VersionMismatch`](Self::VersionMismatch) |
+/// | `IncompatibleSchemaError` | [`IncompatibleSchema`](Self::IncompatibleSchema) |
+/// | `InvalidIdentifierError`, `InvalidNameError` | [`Validation`](Self::Validation), told apart by [`ValidationError::kind`] |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// [`Error::Validation`]
@@ -81,6 +145,10 @@ pub enum ErrorKind {
     EntityExists,
     /// [`Error::EntityNotFound`]
     EntityNotFound,
+    /// [`Error::VersionMismatch`]
+    VersionMismatch,
+    /// [`Error::IncompatibleSchema`]
+    IncompatibleSchema,
     /// [`Error::Settings`]
     Settings,
     /// [`Error::Closed`]
@@ -103,6 +171,8 @@ impl Error {
             },
             Self::EntityExists(_) => ErrorKind::EntityExists,
             Self::EntityNotFound(_) => ErrorKind::EntityNotFound,
+            Self::VersionMismatch { .. } => ErrorKind::VersionMismatch,
+            Self::IncompatibleSchema { .. } => ErrorKind::IncompatibleSchema,
             Self::Settings(_) => ErrorKind::Settings,
             Self::Closed => ErrorKind::Closed,
         }
@@ -121,81 +191,5 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
-    }
-}
-
-/// One limit, as it stood when an acquire was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LimitStatus {
-    /// Whose bucket it is: the entity or its parent.
-    pub entity_id: String,
-    /// Of what.
-    pub resource: String,
-    /// The limit.
-    pub limit: Limit,
-    /// Tokens that could be had, as far as this process knows; negative: debt.
-    pub available: i64,
-    /// Tokens that were asked for.
-    pub requested: u64,
-    /// Whether this limit refused.
-    pub exceeded: bool,
-    /// How long until the tokens may be had; zero if they are there.
-    pub retry_after: Duration,
-}
-
-/// An acquire that the limits do not allow now. Nothing was consumed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("{}", self.message())]
-pub struct RateLimitExceeded {
-    statuses: Vec<LimitStatus>,
-}
-
-impl RateLimitExceeded {
-    pub(crate) fn new(statuses: Vec<LimitStatus>) -> Self {
-        debug_assert!(statuses.iter().any(|status| status.exceeded));
-        Self { statuses }
-    }
-
-    /// Every limit of the acquire.
-    #[must_use]
-    pub fn statuses(&self) -> &[LimitStatus] {
-        &self.statuses
-    }
-
-    /// The limits that refused.
-    pub fn violations(&self) -> impl Iterator<Item = &LimitStatus> {
-        self.statuses.iter().filter(|status| status.exceeded)
-    }
-
-    /// The limits that did not.
-    pub fn passed(&self) -> impl Iterator<Item = &LimitStatus> {
-        self.statuses.iter().filter(|status| !status.exceeded)
-    }
-
-    /// The limit that takes longest.
-    #[must_use]
-    pub fn primary_violation(&self) -> Option<&LimitStatus> {
-        self.violations().max_by_key(|status| status.retry_after)
-    }
-
-    /// How long until all of it may be had.
-    #[must_use]
-    pub fn retry_after(&self) -> Duration {
-        let longest = self.primary_violation();
-        longest.map_or(Duration::ZERO, |status| status.retry_after)
-    }
-
-    fn message(&self) -> String {
-        let Some(first) = self.primary_violation() else {
-            return "rate limit exceeded".to_owned();
-        };
-        let names: Vec<_> = self.violations().map(|s| s.limit.name()).collect();
-        format!(
-            "rate limit exceeded for {}/{}: [{}], retry after {:.3} s",
-            first.entity_id,
-            first.resource,
-            names.join(", "),
-            self.retry_after().as_secs_f64()
-        )
     }
 }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
 
 use crate::admission::Admission;
 use crate::engine::Engine;
-use crate::error::RateLimitExceeded;
+
 use crate::strict::{self, Change, NotWritten};
 use crate::target::{Limits, Loan, Target, Targets};
-use crate::{Error, FailureMode, Limit, Share};
+use crate::{Error, FailureMode, Limit, LimitStatus, RateLimitExceeded, Share, status};
 
 /// Who paid for a part of a lease.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,8 @@ pub(crate) enum Payer {
 }
 
 /// How an admission came about while the table could not be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Degraded {
     /// The limits were not checked ([`FailureMode::Open`]).
@@ -215,6 +217,22 @@ impl<'a> Lease<'a> {
         charges.iter().map(named).collect()
     }
 
+    /// How each limit stands now, as far as this process knows, for as much again as was consumed:
+    /// an estimate, without asking the table. [`http`](crate::http) makes headers of it.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<LimitStatus> {
+        let looked_up;
+        let held = match &self.0 {
+            Kind::Held(held) => held,
+            Kind::Hit { .. } | Kind::HandleHit { .. } => {
+                looked_up = self.looked_up();
+                &looked_up
+            }
+        };
+        let targets: Targets<'_> = held.parts.iter().map(Part::again).collect();
+        status::estimated(&held.engine.clock, &targets)
+    }
+
     /// The same lease without anything borrowed.
     pub fn into_owned(self) -> Lease<'static> {
         let held = self.into_held();
@@ -369,6 +387,16 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: named.into_iter().collect(),
+        }
+    }
+
+    /// The same bucket, for the same charges.
+    fn again(&self) -> Target<'_> {
+        let named = |(slot, tokens)| (self.limits[slot as usize].name(), tokens);
+        Target {
+            bucket: self.bucket.clone(),
+            limits: Loan::Borrowed(&self.limits),
+            consume: self.charges.iter().map(named).collect(),
         }
     }
 

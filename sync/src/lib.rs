@@ -54,10 +54,13 @@ mod audit;
 pub mod blocking;
 pub mod breaker;
 mod catalog;
+mod checked;
 mod engine;
 mod entity;
 mod error;
+mod exceeded;
 mod handle;
+pub mod http;
 mod lease;
 mod limiter;
 mod line;
@@ -80,7 +83,8 @@ pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;
 pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
 pub use entity::{Entity, EntityChange};
-pub use error::{Error, ErrorKind, LimitStatus, RateLimitExceeded};
+pub use error::{Error, ErrorKind};
+pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
 pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
@@ -89,8 +93,10 @@ pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
-pub use version::VersionRecord;
-pub use zae_limiter_core::{Clock, Limit, ManualClock, Share, Terms, ValidationError};
+pub use version::{Compatibility, VersionRecord};
+pub use zae_limiter_core::{
+    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind,
+};
 
 /// The examples of the README, as tests.
 #[cfg(doctest)]

@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::Knowledge;
 
-use crate::error::LimitStatus;
 use crate::target::{Target, Targets};
-use crate::{Acquire, Error};
+use crate::{Acquire, Error, LimitStatus, status};
 
 /// How much of a limit may be consumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,38 +70,8 @@ impl<'a> Acquire<'a> {
     /// # Errors
     /// As [`available`](Self::available).
     pub async fn check(self) -> Result<Vec<LimitStatus>, Error> {
-        let mut statuses = Vec::new();
-        for target in self.looked_at().await? {
-            let known = target.bucket.knowledge(&self.admission.engine.clock, &[]);
-            for limit in target.limits.iter() {
-                let found = known.iter().find(|(known, _)| known.name() == limit.name());
-                let estimate = found.map_or_else(
-                    || Knowledge::nothing(limit).estimate,
-                    |(_, known)| known.estimate,
-                );
-                let requested = target.requested(limit.name());
-                let missing = i64::try_from(requested).unwrap_or(i64::MAX) - estimate;
-                let exceeded = requested > 0 && missing > 0;
-                let retry_after = limit.terms().time_until(
-                    limit.terms().token() * zae_limiter_core::Ticks::from(estimate),
-                    requested,
-                );
-                statuses.push(LimitStatus {
-                    entity_id: target.bucket.key().entity_id().to_owned(),
-                    resource: target.bucket.key().resource().to_owned(),
-                    limit: limit.clone(),
-                    available: estimate,
-                    requested,
-                    exceeded,
-                    retry_after: if exceeded {
-                        retry_after
-                    } else {
-                        Duration::ZERO
-                    },
-                });
-            }
-        }
-        Ok(statuses)
+        let targets = self.looked_at().await?;
+        Ok(status::estimated(&self.admission.engine.clock, &targets))
     }
 
     /// How long until this acquire could be made, as far as is known; zero if at once.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::store::{StoreErrorKind, WriteOutcome};
 
@@ -73,7 +73,8 @@ impl Counters {
 /// What a limiter has counted since it was connected
 /// ([`RateLimiter::metrics`](crate::RateLimiter::metrics)). Each number is exact; together they
 /// are not of one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // those of another version may count something else
 #[non_exhaustive]
 pub struct Metrics {
     /// Writes of buckets that were sent, whatever became of them.

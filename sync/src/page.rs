@@ -84,6 +84,7 @@ impl fmt::Display for PageToken {
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct PageRequest {
     /// The most items on it. Zero counts as one.

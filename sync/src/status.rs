@@ -1,12 +1,12 @@
-//! What a refused caller is told of each limit.
+//! What a caller is told of each limit.
 
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{Clock, Knowledge, Share, plan};
+use zae_limiter_core::{Clock, Knowledge, Share, Ticks, plan};
 
-use crate::error::{LimitStatus, RateLimitExceeded};
 use crate::target::Target;
+use crate::{LimitStatus, RateLimitExceeded};
 
 /// As this process knows the limits: it has blocks, and the table has said no.
 pub(crate) fn of_blocks(
@@ -86,6 +86,34 @@ pub(crate) fn of_table(
         status.exceeded = true;
     }
     RateLimitExceeded::new(statuses)
+}
+
+/// As far as is known, with nobody refused yet: what could be had now.
+pub(crate) fn estimated(clock: &Clock, targets: &[Target<'_>]) -> Vec<LimitStatus> {
+    let mut statuses = Vec::new();
+    for target in targets {
+        let known = target.bucket.knowledge(clock, &[]);
+        for limit in target.limits.iter() {
+            let found = known.iter().find(|(known, _)| known.name() == limit.name());
+            let known = found.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
+            let requested = target.requested(limit.name());
+            let level = limit.terms().token() * Ticks::from(known.estimate);
+            let retry_after = match requested {
+                0 => Duration::ZERO,
+                _ => limit.terms().time_until(level, requested),
+            };
+            statuses.push(LimitStatus {
+                entity_id: target.bucket.key().entity_id().to_owned(),
+                resource: target.bucket.key().resource().to_owned(),
+                limit: limit.clone(),
+                available: known.estimate,
+                requested,
+                exceeded: !retry_after.is_zero(),
+                retry_after,
+            });
+        }
+    }
+    statuses
 }
 
 /// As this process's share of the limits stands; none if it can never be enough.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::{ValidationError, schema, validate_identifier, validate_name};
 
-use crate::Limit;
+use crate::{Limit, checked};
 
 /// The most limits in a stored set. A set is replaced in one transaction, which DynamoDB holds
 /// to 100 items: as many new ones, as many old ones, and two more.
@@ -37,9 +37,9 @@ pub struct LimitScope {
 #[serde(rename_all = "snake_case")]
 pub enum LimitOwner {
     /// An entity.
-    Entity(String),
+    Entity(#[serde(deserialize_with = "checked::identifier")] String),
     /// A resource.
-    Resource(String),
+    Resource(#[serde(deserialize_with = "checked::name")] String),
     /// The whole table.
     System,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::home::Home;
 use crate::target::Loan;
-use crate::{Degraded, Error};
+use crate::{Degraded, Error, LimitStatus};
 
 /// A [lease](crate::Lease) whose methods wait. **Dropping it keeps what was consumed.**
 ///
@@ -53,6 +53,13 @@ impl<'a> Lease<'a> {
     #[must_use]
     pub fn consumed(&self) -> BTreeMap<&str, u64> {
         self.lease.consumed()
+    }
+
+    /// How each limit stands now, for as much again as was consumed.
+    /// See [`crate::Lease::statuses`].
+    #[must_use]
+    pub fn statuses(&self) -> Vec<LimitStatus> {
+        self.lease.statuses()
     }
 
     /// The same lease without anything borrowed. It keeps the limiter's thread alive.

@@ -362,6 +362,8 @@ mod tests {
     fn touch() -> BucketWrite {
         BucketWrite {
             limits: vec![],
+            sequence_from: 0,
+            consumed_at_ms: 1_767_225_600_000,
             expires_at_seconds: 1,
         }
     }

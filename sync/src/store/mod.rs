@@ -11,6 +11,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{BucketKey, ValidationError};
 
@@ -153,7 +154,8 @@ pub enum WriteOutcome {
 }
 
 /// What kept a store from answering.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StoreErrorKind {
     /// The table takes no more requests just now. Nothing was changed.

@@ -7,6 +7,7 @@ use zae_limiter_core::Charges;
 
 use super::acquire::Caller;
 use super::random::NAMES;
+use super::recovery::Measure;
 use super::report::Fault;
 use super::world::{Event, World};
 
@@ -100,6 +101,9 @@ impl World<'_> {
             }
         };
         let more = matches!(lease.end, End::Adjusted(_));
+        if more {
+            Measure::adjusted(self, &lease.caller, tokens);
+        }
         for (bucket, payer) in lease.caller.buckets().zip(lease.payers) {
             match payer {
                 Some(Payer::Block(generation)) => {

@@ -74,6 +74,21 @@ impl Measure {
         }
     }
 
+    /// A lease turned out to cost more.
+    pub(super) fn adjusted(world: &mut World<'_>, caller: &Caller, tokens: [u64; NAMES.len()]) {
+        let now = world.now;
+        let Some(measure) = world.measure.as_mut() else {
+            return;
+        };
+        for bucket in caller.buckets() {
+            for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(tokens) {
+                if let Some(ideal) = ideal {
+                    ideal.charge(now, tokens);
+                }
+            }
+        }
+    }
+
     pub(super) fn admitted(world: &mut World<'_>, caller: &Caller) {
         if world.measure.as_ref().is_some_and(|m| m.counts(caller)) {
             world.processes[caller.process].admitted += caller.tokens.iter().sum::<u64>();

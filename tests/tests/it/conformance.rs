@@ -160,6 +160,8 @@ fn update(name: &str, guard: LimitGuard, change: LimitChange) -> LimitWrite {
 fn write(limits: impl Into<Vec<LimitWrite>>) -> BucketWrite {
     BucketWrite {
         limits: limits.into(),
+        sequence_from: 0,
+        consumed_at_ms: 1_767_225_600_000,
         expires_at_seconds: 4_000_000_000,
     }
 }

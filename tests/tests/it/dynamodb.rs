@@ -38,6 +38,8 @@ fn creation() -> BucketWrite {
             name: "rpm".into(),
             action: LimitAction::Create(item),
         }],
+        sequence_from: 0,
+        consumed_at_ms: 1_767_225_600_000,
         expires_at_seconds: 4_000_000_000,
     }
 }

@@ -64,6 +64,8 @@ async fn a_bucket() {
             name: "rpm".into(),
             action: LimitAction::Create(limit),
         }],
+        sequence_from: 1_767_225_600_000_000,
+        consumed_at_ms: 1_767_225_600_123,
         expires_at_seconds: 4_000_000_000,
     };
     let key = BucketKey::new("user-1", "api").unwrap();
@@ -83,7 +85,8 @@ async fn a_bucket() {
         ("GSI2PK", s("RESOURCE#api")),
         ("GSI2SK", s("BUCKET#user-1")),
         ("ttl", n(4_000_000_000)),
-        ("seq", n(1)),
+        ("seq", n(1_767_225_600_000_001)),
+        ("consumed_at_ms", n(1_767_225_600_123)),
         ("limit#rpm", limit),
     ]);
     assert_eq!(

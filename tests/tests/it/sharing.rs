@@ -5,7 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use zae_limiter::store::{DynamoDbStore, EntityWrite, Store};
 use zae_limiter::{
-    AuditAction, AuditEvent, Clock, Entity, Limit, LimitScope, PageRequest, VersionRecord,
+    AuditAction, AuditEvent, Clock, Entity, Limit, LimitScope, Mode, PageRequest, RateLimiter,
+    VersionRecord,
 };
 use zae_limiter_core::BucketKey;
 use zae_limiter_tests::{REGION, endpoint, fresh_table};
@@ -282,4 +283,79 @@ async fn what_is_written_here_the_python_library_reads() {
     assert_eq!(python("delete", table.name())["left"], Value::Null);
     assert_eq!(store.read_entity("rs-child").await.unwrap(), None);
     assert!(limits(&store, &own_scope).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_as_the_python_library_tells_it() {
+    let table = fresh_table("shared").await;
+    let theirs = python("refuse", table.name());
+    let limiter = RateLimiter::builder("shared").store(table.store());
+    let limiter = limiter.mode(Mode::Strict).connect().await.unwrap();
+    let rpd = Limit::per_day("rpd", 100).unwrap().burst(150).unwrap();
+    let limits = [rpd, Limit::per_day("tpd", 1_000).unwrap()];
+    let acquire = || limiter.acquire("py-refused", "gpt-4").limits(&limits);
+    let lease = acquire().consume("rpd", 40).consume("tpd", 7).await;
+    drop(lease.unwrap());
+    let refused = acquire().consume("rpd", 120).consume("tpd", 3).await;
+    let refused = refused.map(drop).unwrap_err();
+    let exceeded = refused.as_exceeded().unwrap();
+    let (ours, theirs_body) = (exceeded.as_json(), &theirs["body"]);
+
+    // Ten tokens of a hundred a day are missing, or hardly less; what takes time to come takes
+    // time to ask for.
+    let waits = |body: &Value, at: &str| body.pointer(at).unwrap().as_f64().unwrap();
+    for (at, unit) in [
+        ("/retry_after_seconds", 1.0),
+        ("/retry_after_ms", 1_000.0),
+        ("/limits/0/retry_after_seconds", 1.0),
+    ] {
+        for body in [&ours, theirs_body] {
+            let seconds = waits(body, at) / unit;
+            assert!((8_500.0..=8_641.0).contains(&seconds), "{at}: {body}");
+        }
+    }
+    let header: f64 = exceeded.retry_after_header().parse().unwrap();
+    assert!((0.0..1.0).contains(&(header - waits(&ours, "/retry_after_seconds"))));
+    assert!(theirs["retry_after"].is_string());
+    let told = |body: &Value| {
+        let mut body = body.clone();
+        let message = body["message"].take();
+        let message = message.as_str().unwrap().to_lowercase();
+        assert!(
+            message.starts_with("rate limit exceeded for py-refused/gpt-4: [rpd]"),
+            "{message}"
+        );
+        body["retry_after_seconds"] = Value::Null;
+        body["retry_after_ms"] = Value::Null;
+        body["limits"][0]["retry_after_seconds"] = Value::Null;
+        body
+    };
+    assert_eq!(told(&ours), told(theirs_body));
+}
+
+#[tokio::test]
+async fn each_side_connects_to_a_table_with_the_version_record_of_the_other() {
+    let table = fresh_table("shared").await;
+    let connect = || {
+        RateLimiter::builder("shared")
+            .store(table.store())
+            .connect()
+    };
+    let theirs = python("connect", table.name());
+    assert_eq!(theirs["schema_version"], "1.0.0");
+    connect().await.unwrap();
+    let record = table.store().read_version().await.unwrap().unwrap();
+    assert_eq!(record.updated_by.as_deref(), theirs["updated_by"].as_str());
+    // It does not know its own version (B10).
+    let deployed = python("deployed", table.name());
+    assert_eq!(deployed["lambda_version"], "0.0.0+unknown");
+    connect().await.unwrap();
+
+    let table = fresh_table("shared").await;
+    let ours = RateLimiter::builder("shared").store(table.store());
+    ours.connect().await.unwrap();
+    let ours = table.store().read_version().await.unwrap().unwrap();
+    let seen = python("connect", table.name());
+    assert_eq!(seen["updated_by"].as_str(), ours.updated_by.as_deref());
+    assert_eq!(seen["client_min_version"], "0.0.0");
 }

@@ -10,8 +10,10 @@ use zae_limiter_core::{BucketKey, Terms, Ticks, schema};
 /// An item, or its key, as the SDK has it.
 pub(super) type Attributes = HashMap<String, AttributeValue>;
 
-/// How many writes a bucket has seen.
-pub(super) const SEQUENCE: &str = "seq";
+/// The number of the last write of a bucket.
+pub(super) const SEQUENCE: &str = schema::SEQUENCE;
+/// When that was consumed which the last write of a bucket reported.
+pub(super) const CONSUMED_AT: &str = schema::CONSUMED_AT;
 /// Whose item it is.
 pub(super) const ENTITY_ID: &str = "entity_id";
 /// Of which resource.
@@ -21,7 +23,7 @@ pub(super) const DATA: &str = "data";
 
 /// The attributes of a limit.
 pub(super) const Z: &str = "z";
-pub(super) const CONSUMED: &str = "consumed";
+pub(super) const CONSUMED: &str = schema::CONSUMED;
 pub(super) const TERMS: &str = "terms";
 pub(super) const RING: &str = "ring";
 
@@ -106,6 +108,7 @@ pub(super) fn decode_bucket(item: &Attributes) -> Result<BucketItem, Unreadable>
     limits.sort_by(|(a, _): &(std::sync::Arc<str>, _), (b, _)| a.cmp(b));
     Ok(BucketItem {
         sequence: integer(item.get(SEQUENCE), || SEQUENCE.to_owned())?,
+        consumed_at_ms: integer(item.get(CONSUMED_AT), || CONSUMED_AT.to_owned())?,
         limits,
     })
 }
@@ -248,6 +251,7 @@ mod tests {
     fn item(attribute: &str, value: AttributeValue) -> Attributes {
         HashMap::from([
             (SEQUENCE.to_owned(), number(7)),
+            (CONSUMED_AT.to_owned(), number(8)),
             (attribute.to_owned(), value),
         ])
     }
@@ -262,7 +266,7 @@ mod tests {
         };
         for stored in [limit(None), limit(Some(ring))] {
             let read = decode_bucket(&item("limit#a.b-c_d", encode_limit(&stored))).unwrap();
-            assert_eq!(read.sequence, 7);
+            assert_eq!((read.sequence, read.consumed_at_ms), (7, 8));
             assert_eq!(read.limit("a.b-c_d"), Some(&stored));
         }
     }

@@ -277,6 +277,8 @@ mod tests {
         let key = BucketKey::new("user-1", "api").unwrap();
         let write = BucketWrite {
             limits: vec![],
+            sequence_from: 0,
+            consumed_at_ms: 1_767_225_600_000,
             expires_at_seconds: 1,
         };
         for (error, kind) in [

@@ -9,8 +9,8 @@ use zae_limiter_core::item::{
 use zae_limiter_core::{BucketKey, schema};
 
 use super::codec::{
-    CONSUMED, ENTITY_ID, RESOURCE, RING, RING_DEMAND, RING_EPOCH, RING_HELD, RING_LEASE_TTL,
-    SEQUENCE, TERMS, Z, encode_limit, encode_ring, encode_terms, number, text,
+    CONSUMED, CONSUMED_AT, ENTITY_ID, RESOURCE, RING, RING_DEMAND, RING_EPOCH, RING_HELD,
+    RING_LEASE_TTL, SEQUENCE, TERMS, Z, encode_limit, encode_ring, encode_terms, number, text,
 };
 
 /// The expressions of one `UpdateItem`.
@@ -38,7 +38,11 @@ pub(super) fn expressions(
     let mut out = Writer::default();
     let ttl = out.name(schema::TTL, schema::TTL);
     out.set_to(ttl, number(write.expires_at_seconds));
+    let consumed_at = out.name(CONSUMED_AT, CONSUMED_AT);
+    out.set_to(consumed_at, number(write.consumed_at_ms));
+    let sequence = out.name(SEQUENCE, SEQUENCE);
     let is_create = |w: &_| matches!(w, LimitAction::Create(_));
+    let mut numbered = sequence.clone();
     if write.limits.is_empty() || write.limits.iter().any(|w| is_create(&w.action)) {
         // Only such a write can be the item's first.
         let gsi2_pk = schema::resource(key.resource());
@@ -51,7 +55,11 @@ pub(super) fn expressions(
             let path = out.name(attribute, attribute);
             out.set_to(path, value);
         }
+        let from = out.value(number(write.sequence_from));
+        numbered = format!("if_not_exists({sequence}, {from})");
     }
+    let one = out.value(number(1));
+    out.sets.push(format!("{sequence} = {numbered} + {one}"));
     for (i, w) in write.limits.iter().enumerate() {
         let limit = out.name(&format!("l{i}"), &schema::limit_attribute(&w.name));
         match &w.action {
@@ -216,12 +224,10 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(mut self) -> Expressions {
-        let sequence = self.name(SEQUENCE, SEQUENCE);
-        let one = self.value(number(1));
+    fn finish(self) -> Expressions {
         Expressions {
             condition: (!self.conditions.is_empty()).then(|| self.conditions.join(" AND ")),
-            update: format!("SET {} ADD {sequence} {one}", self.sets.join(", ")),
+            update: format!("SET {}", self.sets.join(", ")),
             names: self.names,
             values: self.values,
         }
@@ -278,6 +284,8 @@ mod tests {
                     },
                 },
             }],
+            sequence_from: 50,
+            consumed_at_ms: 60,
             expires_at_seconds: 99,
         }
     }
@@ -290,10 +298,13 @@ mod tests {
     fn what_changes_nothing_is_left_out() {
         let write = update(RingGuard::Absent, ZChange::Add(0), RingChange::Keep);
         let made = expressions(&key(), &write).unwrap();
-        assert_eq!(made.update, "SET #ttl = :0 ADD #seq :3");
+        assert_eq!(
+            made.update,
+            "SET #ttl = :0, #consumed_at_ms = :1, #seq = #seq + :2"
+        );
         assert_eq!(
             made.condition.as_deref(),
-            Some("#l0.#terms = :1 AND #l0.#z >= :2 AND attribute_not_exists(#l0.#ring)")
+            Some("#l0.#terms = :3 AND #l0.#z >= :4 AND attribute_not_exists(#l0.#ring)")
         );
         assert_eq!(made.names["#l0"], "limit#rpm");
         // Every placeholder that is declared is used: the service insists on it.
@@ -309,6 +320,8 @@ mod tests {
         assert!(!made.names.contains_key("#GSI2PK"));
         let nothing = BucketWrite {
             limits: vec![],
+            sequence_from: 1,
+            consumed_at_ms: 1,
             expires_at_seconds: 1,
         };
         let made = expressions(&key(), &nothing).unwrap();

@@ -1,0 +1,332 @@
+//! Tokens that are out in blocks, as the table's ring counts them: what a write may do beside them,
+//! and what comes back of a block that nobody counts any more. What it is for is in [`crate::plan`].
+
+use std::time::Duration;
+
+use crate::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
+use crate::{Limit, Terms, Ticks, WallTime};
+
+/// What a process holds in its block, to be entered into the ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Holding {
+    /// How long the block lives.
+    pub lease_ttl: Duration,
+    /// Tokens that it holds after the write.
+    pub tokens: u64,
+    /// The demand that it reports, in thousandths of a token per second.
+    pub demand_milli: i64,
+    /// What it entered last.
+    pub entered: Option<Entry>,
+}
+
+/// What a process has entered into the ring of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    lease_ttl_ms: u64,
+    epoch: u64,
+    held: i64,
+    demand_milli: i64,
+}
+
+impl Entry {
+    /// The same entry after a write of unknown outcome: the tokens may be counted twice, never
+    /// too few times, until the epoch ends.
+    #[must_use]
+    pub fn in_doubt(self) -> Self {
+        Self { held: 0, ..self }
+    }
+
+    /// The demand that was reported, in thousandths of a token per second.
+    #[must_use]
+    pub fn demand_milli(self) -> i64 {
+        self.demand_milli
+    }
+
+    fn held_in(&self, ring: &Ring, epoch: u64) -> i64 {
+        let counted = self.lease_ttl_ms == ring.lease_ttl_ms && self.epoch + 1 >= epoch;
+        if counted { self.held } else { 0 }
+    }
+}
+
+impl Holding {
+    /// A ring that begins now, in which others hold so many tokens beside this.
+    pub(crate) fn first_ring(&self, now: WallTime, others: i64, entry: &mut Option<Entry>) -> Ring {
+        let lease_ttl_ms = millis(self.lease_ttl);
+        let mut ring = Ring {
+            lease_ttl_ms,
+            epoch: now.as_millis() / lease_ttl_ms,
+            ..Ring::default()
+        };
+        let slot = Ring::slot(ring.epoch);
+        ring.held[slot] = others + tokens(self.tokens);
+        ring.demand_milli[slot] = self.demand_milli;
+        *entry = Some(Entry {
+            lease_ttl_ms,
+            epoch: ring.epoch,
+            held: tokens(self.tokens),
+            demand_milli: self.demand_milli,
+        });
+        ring
+    }
+}
+
+/// Tokens of a block that go back to the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// How many.
+    pub tokens: u64,
+    /// How many more that were held under other terms than those declared now.
+    pub recalled: u64,
+    /// How long ago the block was granted.
+    pub held_for: Duration,
+}
+
+impl Returned {
+    /// What of them has been replaced by refill. As long as the ring counts the block, nothing
+    /// may be drawn in its place. After that the bucket may have refilled into the room that the
+    /// block had left, and all of it may have been drawn; and where the burst was cut, all that was
+    /// not in the bucket by then.
+    #[must_use]
+    pub fn replaced(&self, found: &LimitItem, now: WallTime) -> Ticks {
+        let counted = found.ring.is_some_and(|ring| {
+            let granted = now.before(self.held_for).as_millis() / ring.lease_ttl_ms.max(1);
+            granted + 1 >= epoch(&ring, now)
+        });
+        if counted {
+            return 0;
+        }
+        let token = found.terms.token();
+        let refilled = found.terms.refill(self.held_for);
+        refilled.min(Ticks::from(self.tokens) * token) + Ticks::from(self.recalled) * token
+    }
+}
+
+/// How long a write may be on its way without being [compared](excess) with the bound again.
+#[must_use]
+pub fn flight_max(lease_ttl: Duration) -> Duration {
+    lease_ttl / 8
+}
+
+/// By how many tokens the level and all blocks together are over `burst + rate * lease_ttl`,
+/// rounded up.
+#[must_use]
+pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
+    let Some(found) = item.limit(limit.name()) else {
+        return 0;
+    };
+    let Some(ring) = found.ring else {
+        return 0;
+    };
+    let terms = found.terms;
+    let held = Out::of(&ring, epoch(&ring, now), None).others;
+    let out = terms.level(found.z, now) + Ticks::from(held) * terms.token();
+    let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
+    let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
+    u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
+}
+
+/// What of `level` may be drawn: where others hold more than the limit refills in a `lease_ttl`, a
+/// part of it overflows.
+#[must_use]
+pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level: Ticks) -> Ticks {
+    let Some(ring) = found.ring else {
+        return level;
+    };
+    let others = Out::of(&ring, epoch(&ring, now), entered).others;
+    level - Rest::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
+}
+
+/// The epoch that counts at `now`. Another's clock may be a little ahead; an epoch far in the
+/// future is a broken one.
+fn epoch(ring: &Ring, now: WallTime) -> u64 {
+    let by_clock = now.as_millis() / ring.lease_ttl_ms.max(1);
+    let ahead = ring.epoch == by_clock + 1;
+    if ahead { ring.epoch } else { by_clock }
+}
+
+/// Tokens that are out in live blocks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Out {
+    live: bool,
+    /// Granted in this epoch, and in the one before.
+    held: i64,
+    held_before: i64,
+    /// All but the process's own.
+    others: i64,
+}
+
+impl Out {
+    fn of(ring: &Ring, epoch: u64, entered: Option<Entry>) -> Self {
+        let live = ring.is_live(epoch) && ring.epoch <= epoch;
+        let (held, held_before) = if live { ring.held_in(epoch) } else { (0, 0) };
+        let own = entered.map_or(0, |own| own.held_in(ring, epoch));
+        Self {
+            live,
+            held,
+            held_before,
+            others: (held + held_before - own).max(0),
+        }
+    }
+}
+
+/// What is left of the level where others hold more than the limit refills in a `lease_ttl`.
+struct Rest {
+    /// What is too much.
+    overflow: Ticks,
+    /// By how much the level, or what others hold, may still grow.
+    spare: Ticks,
+}
+
+impl Rest {
+    fn of(terms: &Terms, ring: &Ring, others: i64, level: Ticks) -> Option<Self> {
+        let guarded = guarded_ttl(ring);
+        if others <= tokens(terms.tokens_in(guarded)) {
+            return None;
+        }
+        let most = terms.full() + terms.refill(guarded);
+        let spare = most - level - Ticks::from(others) * terms.token();
+        let room = terms.refill(guarded) / 4;
+        Some(if spare < 0 {
+            Self {
+                overflow: room - spare,
+                spare: room,
+            }
+        } else {
+            Self { overflow: 0, spare }
+        })
+    }
+}
+
+/// What the guards go by: flights take the rest.
+fn guarded_ttl(ring: &Ring) -> Duration {
+    let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
+    lease_ttl - flight_max(lease_ttl)
+}
+
+/// The ring as seen, what is out, and what a write makes of it.
+pub(crate) struct Books {
+    ring: Option<(Ring, u64)>,
+    out: Out,
+    pub(crate) change: RingChange,
+}
+
+/// What the books allow a write to do.
+pub(crate) struct Share {
+    pub(crate) guard: RingGuard,
+    /// How far over full the bucket may be found and still be debited as it is. A full bucket
+    /// that several processes draw on would else be now a little over full, now not, and every
+    /// second guess wrong.
+    pub(crate) brim: Ticks,
+    /// What overflows for the others' sake.
+    pub(crate) overflow: Ticks,
+    /// How much higher than seen the level may be; none where it does not matter.
+    pub(crate) level_rise_max: Option<Ticks>,
+}
+
+impl Books {
+    /// `holding` is what the process holds after the write, if it is in leased mode.
+    pub(crate) fn of(
+        found: &LimitItem,
+        now: WallTime,
+        holding: Option<Holding>,
+        entry: &mut Option<Entry>,
+    ) -> Self {
+        let Some(ring) = found.ring else {
+            let change = |h: Holding| RingChange::Reset(h.first_ring(now, 0, entry));
+            return Self {
+                ring: None,
+                out: Out::default(),
+                change: holding.map_or(RingChange::Keep, change),
+            };
+        };
+        let epoch = epoch(&ring, now);
+        let out = Out::of(&ring, epoch, holding.and_then(|h| h.entered));
+        let change = match holding {
+            Some(h) if out.live && ring.lease_ttl_ms >= millis(h.lease_ttl) => {
+                Self::add(&ring, epoch, &h, entry)
+            }
+            Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
+            None => RingChange::Keep,
+        };
+        Self {
+            ring: Some((ring, epoch)),
+            out,
+            change,
+        }
+    }
+
+    fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<Entry>) -> RingChange {
+        let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
+        let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
+        let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
+        *entry = Some(Entry {
+            lease_ttl_ms: ring.lease_ttl_ms,
+            epoch,
+            held: tokens(h.tokens),
+            demand_milli: h.demand_milli,
+        });
+        RingChange::Add {
+            epoch,
+            held: tokens(h.tokens) - same.held,
+            held_before: -last.held,
+            demand_milli: h.demand_milli - same.demand_milli,
+        }
+    }
+
+    /// `level` is what the bucket holds with this write's credit, before its debit.
+    pub(crate) fn share(&self, terms: &Terms, level: Ticks, leased: bool) -> Share {
+        let Some((ring, _)) = self.ring else {
+            return Share {
+                guard: RingGuard::Absent,
+                brim: 0,
+                overflow: 0,
+                level_rise_max: None,
+            };
+        };
+        if let Some(rest) = Rest::of(terms, &ring, self.out.others, level) {
+            return Share {
+                guard: self.guard(terms.to_tokens(rest.spare / 2)),
+                brim: 0,
+                overflow: rest.overflow,
+                level_rise_max: Some(rest.spare / 2),
+            };
+        }
+        let spare = tokens(terms.tokens_in(guarded_ttl(&ring))) - self.out.others;
+        let brim = if leased { spare / 3 } else { 0 };
+        Share {
+            guard: self.guard(spare - brim),
+            brim: Ticks::from(brim) * terms.token(),
+            overflow: 0,
+            level_rise_max: None,
+        }
+    }
+
+    /// Others may hold so many tokens `more` than was seen.
+    fn guard(&self, more: i64) -> RingGuard {
+        let Some((ring, epoch)) = self.ring else {
+            return RingGuard::Absent;
+        };
+        if !self.out.live || matches!(self.change, RingChange::Reset(_)) {
+            return RingGuard::Unchanged(ring);
+        }
+        // Blocks of the epoch before are renewed, and so counted in this one; new ones are entered
+        // before only by those who write before the epoch has begun.
+        let more_before = if ring.epoch < epoch { more / 4 } else { 0 };
+        RingGuard::Live {
+            lease_ttl_ms: ring.lease_ttl_ms,
+            epoch,
+            held_max: self.out.held + more - more_before,
+            held_before_max: self.out.held_before + more_before,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+fn tokens(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,257 @@
+//! What the reconciler does with one bucket, as pure steps: [`Bucket::check`] says what is to
+//! happen, the embedder makes the write, [`Bucket::complete`] takes its outcome in.
+//!
+//! One renewal is one write. It gives back what is unspent, takes the next block, reports
+//! consumption and settles adjustments, as one net change. While it is under way the process
+//! goes on spending what it keeps in any case.
+
+mod outcome;
+mod planning;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bucket::{Active, Bucket};
+use crate::item::BucketItem;
+use crate::plan::Plan;
+use crate::{Clock, MonotonicTime, WallTime};
+
+/// What the reconciler is set to.
+#[derive(Clone, Copy, Debug)]
+pub struct RenewalSettings {
+    /// How often a block in use is renewed.
+    pub renewal: Duration,
+    /// How long a block is spendable.
+    pub lease_ttl: Duration,
+    /// How long a write takes, as measured.
+    pub latency: Duration,
+    /// Drawn anew for every pause, from 0 to 1: processes that fail together do not come back
+    /// together.
+    pub jitter: f64,
+}
+
+impl RenewalSettings {
+    /// For a bucket whose writes were throttled so many times: fewer and larger ones.
+    fn stretched(self, throttled: u32) -> Self {
+        let longest = (self.lease_ttl / 2).max(self.renewal);
+        Self {
+            renewal: (self.renewal * 2u32.pow(throttled.min(8))).min(longest),
+            ..self
+        }
+    }
+
+    /// How long to wait after so many failures in a row.
+    fn pause(&self, failures: u32) -> Duration {
+        let longest = self.renewal / 4 * 2u32.pow(failures.min(4));
+        longest.mul_f64(0.5 + 0.5 * self.jitter)
+    }
+}
+
+/// The time, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For how long things last here.
+    pub monotonic: MonotonicTime,
+    /// For what is written to the table.
+    pub wall: WallTime,
+}
+
+impl Now {
+    /// What `clock` says.
+    #[must_use]
+    pub fn of(clock: &Clock) -> Self {
+        Self {
+            monotonic: clock.now(),
+            wall: clock.wall(),
+        }
+    }
+}
+
+/// What is to happen with a bucket.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Make this write and report its outcome with [`Bucket::complete`].
+    Write(Plan),
+    /// Look again then, or when told.
+    Wait(MonotonicTime),
+    /// Nothing is held and nothing is owed: the bucket may be forgotten.
+    Idle,
+}
+
+/// How a write ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It was applied, and left this.
+    Applied(BucketItem),
+    /// A guard did not hold; this was found.
+    Refused(Option<BucketItem>),
+    /// It was not applied, for a reason that has nothing to do with the bucket.
+    Failed(Reason),
+    /// It was not applied, because there are too many writes.
+    Throttled,
+    /// It may have been applied.
+    Unknown(Reason),
+}
+
+/// Why a write has failed, in the embedder's own words.
+pub type Reason = Arc<dyn Any + Send + Sync>;
+
+/// Why a bucket is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is time, or somebody asked.
+    Due,
+    /// The process stops: everything is to be given back.
+    Closing,
+    /// The table cannot be reached: nothing is to be written until it can.
+    Suspended,
+}
+
+/// How often a write of a closing process may fail before it gives up.
+const CLOSING_FAILURES_MAX: u32 = 3;
+
+impl Bucket {
+    /// Looks at the bucket: is a write due?
+    pub fn check(&self, clock: &Clock, settings: &RenewalSettings, why: Why) -> Step {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let step = match state.active.as_deref_mut() {
+            Some(active) => {
+                active.turn_hour(now);
+                active.check(now, &active.stretched(settings), why)
+            }
+            None => Step::Idle,
+        };
+        if matches!(step, Step::Idle) {
+            state.rest();
+        }
+        step.within_the_hour(now)
+    }
+
+    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
+    pub fn complete(
+        &self,
+        clock: &Clock,
+        settings: &RenewalSettings,
+        why: Why,
+        outcome: Outcome,
+    ) -> Step {
+        let now = Now::of(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let Some(active) = state.active.as_deref_mut() else {
+            return Step::Idle;
+        };
+        active.turn_hour(now);
+        let again = active.complete(now, &active.stretched(settings), outcome);
+        active.expires_tick = clock.tick_before(active.expires_at);
+        let settings = active.stretched(settings);
+        let step = if again && why != Why::Suspended {
+            active.plan(now, &settings, why)
+        } else {
+            active.check(now, &settings, why)
+        };
+        if matches!(step, Step::Idle) {
+            state.rest();
+        }
+        step.within_the_hour(now)
+    }
+
+    /// The table can be reached again: whatever pause the bucket was in is over.
+    pub fn resume(&self) {
+        if let Some(active) = self.lock().active.as_deref_mut() {
+            active.books.unavailable_until = MonotonicTime::ZERO;
+            active.books.failures = 0;
+        }
+    }
+
+    /// Why the bucket cannot be asked for, if it is in a pause after a failure.
+    #[must_use]
+    pub fn trouble(&self, clock: &Clock) -> Option<Reason> {
+        let state = self.lock();
+        let books = &state.active.as_deref()?.books;
+        let reason = books.trouble.clone();
+        reason.filter(|_| clock.now() < books.unavailable_until)
+    }
+
+    /// Which rest it is at, if it is not in use.
+    #[must_use]
+    pub fn rest(&self) -> Option<u32> {
+        self.lock().rest_number()
+    }
+}
+
+impl Active {
+    fn stretched(&self, settings: &RenewalSettings) -> RenewalSettings {
+        settings.stretched(self.books.throttled)
+    }
+
+    fn check(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        self.release(now.monotonic);
+        let used = self.observe(now.monotonic, settings);
+        let books = &mut self.books;
+        if books.flight.is_some() {
+            return Step::Wait(now.monotonic.after(settings.renewal));
+        }
+        if why == Why::Suspended {
+            return Step::Wait(MonotonicTime::NEVER);
+        }
+        let pause = books.unavailable_until.max(books.throttled_until);
+        if now.monotonic < pause && why == Why::Due {
+            return Step::Wait(pause);
+        }
+        if used {
+            books.used_at = now.monotonic;
+        }
+        let idle = now.monotonic.since(books.used_at) >= settings.renewal;
+        let settled = books.is_settled();
+        let wanted = books.accounts.iter().any(|a| a.wanted > 0);
+        let closing = why == Why::Closing;
+        if closing && books.failures > CLOSING_FAILURES_MAX {
+            return Step::Idle; // the block expires by itself
+        }
+        if !wanted && (idle || closing) && settled && self.unspent() == 0 {
+            // What was seen of the bucket and of its demand spares the next caller a wrong guess.
+            let known_until = self.books.seen_at.max(self.books.used_at);
+            let known_until = known_until.after(settings.lease_ttl * 2);
+            let denied_until = self.slots.iter().map(|slot| slot.denied_until).max();
+            let until = denied_until.map_or(known_until, |until| until.max(known_until));
+            if self.slots.iter().all(|slot| slot.spent == 0) {
+                return if closing || until <= now.monotonic {
+                    Step::Idle
+                } else {
+                    Step::Wait(until)
+                };
+            }
+        }
+        let renew_at = self.books.renew_at;
+        let excess = (0..self.slots.len()).any(|slot| {
+            let unspent = self.slots[slot].stock + self.books.account(slot).schedule.pending();
+            let (situation, _) = self.situation(now, settings, slot, unspent);
+            situation.is_excess(unspent)
+        });
+        let due =
+            now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
+        if due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
+            return self.plan(now, settings, why);
+        }
+        Step::Wait(renew_at.min(now.monotonic.after(settings.renewal / 4)))
+    }
+
+    fn runs_low(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.stock < slot.low_water)
+    }
+
+    /// All that is held and not spent.
+    fn unspent(&self) -> u64 {
+        let stock: u64 = self.slots.iter().map(|slot| slot.stock).sum();
+        let accounts = self.books.accounts.iter();
+        stock
+            + accounts
+                .map(|account| account.schedule.pending())
+                .sum::<u64>()
+    }
+}

@@ -1,0 +1,240 @@
+//! Which write a renewal is: what the bucket will need, from what was last seen of it.
+
+use smallvec::SmallVec;
+
+use super::{Now, RenewalSettings, Step, Why};
+use crate::books::{Account, Flight, InFlight};
+use crate::bucket::{Active, Slot};
+use crate::item::Ring;
+use crate::plan::{self, Holding, Plan, Returned, Transfer};
+use crate::sabotage::Sabotage;
+use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
+use crate::{MonotonicTime, Ticks};
+
+impl Active {
+    /// Brings the demand up to date; whether anything was asked for since the last time.
+    pub(super) fn observe(&mut self, now: MonotonicTime, settings: &RenewalSettings) -> bool {
+        let slots = self.slots.clone();
+        let books = &mut self.books;
+        let fresh = books.observed_at == MonotonicTime::ZERO;
+        let elapsed = if fresh {
+            settings.renewal / 4
+        } else {
+            now.since(books.observed_at)
+        };
+        let asked = |(account, slot): (&Account, &Slot)| {
+            account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
+        };
+        let any = books
+            .accounts
+            .iter()
+            .zip(&slots)
+            .any(|pair| asked(pair) > 0);
+        if elapsed < settings.renewal / 100 {
+            return any;
+        }
+        for (account, slot) in books.accounts.iter_mut().zip(&slots) {
+            let tokens = asked((account, slot));
+            account.demand.observe(tokens, elapsed, settings.renewal);
+            account.observed_spent = slot.spent;
+            account.unobserved = 0;
+        }
+        books.observed_at = now;
+        for slot in &mut self.slots {
+            slot.refused = 0;
+        }
+        any
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn situation(
+        &self,
+        now: Now,
+        settings: &RenewalSettings,
+        slot: usize,
+        unspent: u64,
+    ) -> (Situation, f64) {
+        let limit = &self.limits[slot];
+        let terms = limit.terms();
+        let seen = self.books.seen.item();
+        let account = &self.books.accounts[slot];
+        let demand = account.demand.per_second();
+        let rate = limit.tokens_per_second();
+        let ring = seen.and_then(|item| item.limit(limit.name())?.ring);
+        let fleet = ring.map_or(0.0, |ring: Ring| {
+            let epoch = now.wall.as_millis() / ring.lease_ttl_ms.max(1);
+            let reported = if ring.is_live(epoch) {
+                ring.demand_milli_in(epoch)
+            } else {
+                0
+            };
+            reported as f64 / 1_000.0
+        });
+        let fleet = fleet.max(demand);
+        let since = now.monotonic.since(self.books.seen_at);
+        // As it stood when it was seen: what flowed in since then and what the others took met
+        // in the bucket, so only the difference can have overflowed.
+        let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
+        // The others went on taking since the bucket was last seen.
+        let others = (fleet - demand).min(rate * (1.0 - demand / fleet.max(1e-9)));
+        let since = since.as_secs_f64();
+        let taken = if seen.is_some() && others > 0.0 {
+            others * since.min(settings.lease_ttl.as_secs_f64())
+        } else {
+            0.0
+        };
+        let found = seen.and_then(|item| item.limit(limit.name()));
+        let token = terms.token() as f64;
+        let replaced = found.map_or(0, |found| {
+            let returned = self.returned(now.monotonic, settings, unspent);
+            returned.replaced(found, now.wall)
+        });
+        let comes_back = unspent as f64 - replaced as f64 / token;
+        let level = level + comes_back + rate * since - taken;
+        let level = level.min(limit.burst_tokens() as f64);
+        let level = found.map_or(level, |found| {
+            let level = (level * token) as Ticks;
+            plan::drawable(found, now.wall, account.entered, level) as f64 / token
+        });
+        let situation = Situation {
+            level: level - account.debt as f64,
+            rate,
+            demand,
+            per_request: account.demand.per_request(),
+            established: account.demand.is_established(),
+            fleet_demand: fleet,
+            surging: account.is_surging(),
+            wanted: account.wanted,
+            wanted_least: account.wanted_least,
+            renewal: settings.renewal,
+            lease_ttl: settings.lease_ttl,
+        };
+        (situation, taken)
+    }
+
+    /// `tokens` of the block, on their way back.
+    pub(super) fn returned(
+        &self,
+        now: MonotonicTime,
+        settings: &RenewalSettings,
+        tokens: u64,
+    ) -> Returned {
+        Returned {
+            tokens,
+            recalled: 0,
+            held_for: now.since(self.expires_at.before(settings.lease_ttl)),
+        }
+    }
+
+    pub(super) fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        self.release(now.monotonic);
+        let keeps = why == Why::Due
+            && (now.monotonic.since(self.books.used_at) < settings.renewal
+                || self.books.accounts.iter().any(|a| a.wanted > 0));
+        let limits = self.limits.clone();
+        let past = self.books.past.front();
+        let past = past.map(|past| (past.hour, past.consumed.clone()));
+        let mut slots: SmallVec<[InFlight; 2]> = SmallVec::new();
+        let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
+        for (at, limit) in limits.iter().enumerate() {
+            let slot = self.slots[at];
+            let pending = self.books.account(at).schedule.pending();
+            let unspent = slot.stock + pending;
+            let (situation, others_took) = self.situation(now, settings, at, unspent);
+            let grant = if keeps {
+                situation.grant()
+            } else {
+                Grant::default()
+            };
+            let returned = self.returned(now.monotonic, settings, unspent);
+            let account = self.books.account(at);
+            let taken = grant.stock + grant.scheduled;
+            let (spent, taken_back) = match past {
+                Some(_) => (0, 0),
+                None => (slot.spent, account.taken_back),
+            };
+            transfers.push(Transfer {
+                limit,
+                take: taken,
+                owe: account.debt,
+                give: unspent + account.credit + account.recalled,
+                returned: Returned {
+                    recalled: account.recalled,
+                    ..returned
+                },
+                others_took: others_took as u64,
+                asked_at: None,
+                in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
+                ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
+                consumed: match &past {
+                    Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
+                    None => signed(spent) - signed(taken_back),
+                },
+                // Who has never held anything leaves the ring alone.
+                holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
+                    lease_ttl: settings.lease_ttl,
+                    tokens: taken,
+                    demand_milli: if keeps { account.demand.milli() } else { 0 },
+                    entered: account.entered,
+                }),
+            });
+            slots.push(InFlight {
+                kept: unspent.min(taken),
+                surplus: unspent.saturating_sub(taken),
+                grant,
+                spent,
+                taken_back,
+                owed: account.debt,
+                credited: account.credit,
+                recalled: account.recalled,
+                wanted: account.wanted,
+                wanted_least: account.wanted_least,
+                entry: None,
+            });
+        }
+        let Some(mut plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {
+            // Credits for a bucket that is gone: there is nothing to credit them to.
+            return Step::Idle;
+        };
+        if let Some((hour, _)) = past {
+            plan.write.consumed_at_ms = hour.end_ms();
+        }
+        self.set_off(now, &plan, slots);
+        Step::Write(plan)
+    }
+
+    /// Takes out of circulation what the write gives back, and remembers the rest.
+    pub(super) fn set_off(&mut self, now: Now, plan: &Plan, mut slots: SmallVec<[InFlight; 2]>) {
+        for (at, flight) in slots.iter_mut().enumerate() {
+            flight.entry = plan.entries[at];
+            if plan.only_converts {
+                continue;
+            }
+            let account = self.books.account(at);
+            let cancelled = account.schedule.cancel(flight.surplus);
+            account.wanted = 0;
+            let slot = &mut self.slots[at];
+            if !Sabotage::ReturnForgotten.is_planted() {
+                slot.stock -= (flight.surplus - cancelled).min(slot.stock);
+            }
+            if flight.surplus > 0 {
+                // The table will have more than when it said no.
+                slot.denied_until = MonotonicTime::ZERO;
+            }
+        }
+        if !plan.only_converts {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.books.flight = Some(Flight {
+            planned_at: now.monotonic,
+            only_converts: plan.only_converts,
+            hour: self.books.hour,
+            reports_past: !self.books.past.is_empty(),
+            slots,
+        });
+    }
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}

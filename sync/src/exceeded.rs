@@ -1,0 +1,263 @@
+//! A rejection: how each limit stood, how long to wait, and what to tell an HTTP client.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::{Limit, http};
+
+/// One limit, as it stands for an acquire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Whose bucket it is: the entity or its parent.
+    pub entity_id: String,
+    /// Of what.
+    pub resource: String,
+    /// The limit.
+    pub limit: Limit,
+    /// Tokens that could be had, as far as this process knows; negative: debt.
+    pub available: i64,
+    /// Tokens that were asked for.
+    pub requested: u64,
+    /// Whether this limit refused.
+    pub exceeded: bool,
+    /// How long until the tokens may be had; zero if they are there.
+    pub retry_after: Duration,
+}
+
+impl LimitStatus {
+    /// Tokens that are missing of what was asked for.
+    #[must_use]
+    pub fn deficit(&self) -> u64 {
+        let missing = i128::from(self.requested) - i128::from(self.available);
+        u64::try_from(missing.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+/// An acquire that the limits do not allow now. Nothing was consumed.
+///
+/// Serialised it is what the Python library calls `as_dict`, fit to be the body of a response
+/// with status 429:
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// # let limits = [Limit::per_minute("rpm", 100)?];
+/// # let acquire = || limiter.acquire("user-1", "gpt-4").limits(&limits);
+/// # acquire().consume("rpm", 100).await.map(drop)?;
+/// # let refused = acquire().consume("rpm", 20).await.map(drop).unwrap_err();
+/// # let exceeded = refused.as_exceeded().unwrap();
+/// let body = serde_json::to_value(exceeded).unwrap();
+/// assert_eq!(body["error"], "rate_limit_exceeded");
+/// assert_eq!(body["limits"][0]["limit_name"], "rpm");
+/// assert_eq!(body["limits"][0]["requested"], 20);
+/// let headers = [
+///     ("Retry-After", exceeded.retry_after_header()),
+///     ("RateLimit-Policy", exceeded.rate_limit_policy_header()),
+///     ("RateLimit", exceeded.rate_limit_header()),
+/// ];
+/// assert_eq!(headers[0].1, "12");
+/// assert_eq!(headers[1].1, r#""rpm";q=100;w=60"#);
+/// assert_eq!(headers[2].1, r#""rpm";r=0;t=12"#);
+/// # Ok(()) }
+/// ```
+///
+/// | field | |
+/// |---|---|
+/// | `error` | `"rate_limit_exceeded"` |
+/// | `message` | a sentence for people |
+/// | `retry_after_seconds`, `retry_after_ms` | [`retry_after`](Self::retry_after); the latter rounded up |
+/// | `limits` | of each status `entity_id`, `resource`, `limit_name`, `capacity`, `burst`, `available`, `requested`, `exceeded`, `retry_after_seconds` |
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.message())]
+pub struct RateLimitExceeded {
+    statuses: Vec<LimitStatus>,
+}
+
+impl RateLimitExceeded {
+    pub(crate) fn new(statuses: Vec<LimitStatus>) -> Self {
+        debug_assert!(statuses.iter().any(|status| status.exceeded));
+        Self { statuses }
+    }
+
+    /// Every limit of the acquire.
+    #[must_use]
+    pub fn statuses(&self) -> &[LimitStatus] {
+        &self.statuses
+    }
+
+    /// The limits that refused.
+    pub fn violations(&self) -> impl Iterator<Item = &LimitStatus> {
+        self.statuses.iter().filter(|status| status.exceeded)
+    }
+
+    /// The limits that did not.
+    pub fn passed(&self) -> impl Iterator<Item = &LimitStatus> {
+        self.statuses.iter().filter(|status| !status.exceeded)
+    }
+
+    /// The limit that takes longest.
+    #[must_use]
+    pub fn primary_violation(&self) -> Option<&LimitStatus> {
+        self.violations().max_by_key(|status| status.retry_after)
+    }
+
+    /// How long until all of it may be had.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        let longest = self.primary_violation();
+        longest.map_or(Duration::ZERO, |status| status.retry_after)
+    }
+
+    /// The value of the HTTP field `Retry-After`: whole seconds, rounded up.
+    #[must_use]
+    pub fn retry_after_header(&self) -> String {
+        http::seconds(self.retry_after()).to_string()
+    }
+
+    /// The value of the HTTP field `RateLimit`: [`http::rate_limit`].
+    #[must_use]
+    pub fn rate_limit_header(&self) -> String {
+        http::rate_limit(&self.statuses)
+    }
+
+    /// The value of the HTTP field `RateLimit-Policy`: [`http::rate_limit_policy`].
+    #[must_use]
+    pub fn rate_limit_policy_header(&self) -> String {
+        http::rate_limit_policy(&self.statuses)
+    }
+
+    /// The serialised form as a JSON value, to add to.
+    #[must_use]
+    pub fn as_json(&self) -> Value {
+        // Strings, numbers and flags: there is nothing in it that JSON does not have.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    fn message(&self) -> String {
+        let Some(first) = self.primary_violation() else {
+            return "rate limit exceeded".to_owned();
+        };
+        let names: Vec<_> = self.violations().map(|s| s.limit.name()).collect();
+        format!(
+            "rate limit exceeded for {}/{}: [{}], retry after {:.3} s",
+            first.entity_id,
+            first.resource,
+            names.join(", "),
+            self.retry_after().as_secs_f64()
+        )
+    }
+}
+
+/// The form of a rejection that leaves the process.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'static str,
+    message: String,
+    retry_after_seconds: f64,
+    retry_after_ms: u64,
+    limits: Vec<BodyLimit<'a>>,
+}
+
+#[derive(Serialize)]
+struct BodyLimit<'a> {
+    entity_id: &'a str,
+    resource: &'a str,
+    limit_name: &'a str,
+    capacity: u64,
+    burst: u64,
+    available: i64,
+    requested: u64,
+    exceeded: bool,
+    retry_after_seconds: f64,
+}
+
+impl<'a> From<&'a LimitStatus> for BodyLimit<'a> {
+    fn from(status: &'a LimitStatus) -> Self {
+        Self {
+            entity_id: &status.entity_id,
+            resource: &status.resource,
+            limit_name: status.limit.name(),
+            capacity: status.limit.capacity(),
+            burst: status.limit.burst_tokens(),
+            available: status.available,
+            requested: status.requested,
+            exceeded: status.exceeded,
+            retry_after_seconds: status.retry_after.as_secs_f64(),
+        }
+    }
+}
+
+impl Serialize for RateLimitExceeded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let retry_after = self.retry_after();
+        let milliseconds = retry_after.as_nanos().div_ceil(1_000_000);
+        let body = Body {
+            error: "rate_limit_exceeded",
+            message: self.message(),
+            retry_after_seconds: retry_after.as_secs_f64(),
+            retry_after_ms: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+            limits: self.statuses.iter().map(BodyLimit::from).collect(),
+        };
+        body.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(name: &str, exceeded: bool, retry_after: Duration) -> LimitStatus {
+        LimitStatus {
+            entity_id: "user-1".into(),
+            resource: "gpt-4".into(),
+            limit: Limit::per_minute(name, 100)
+                .and_then(|limit| limit.burst(150))
+                .unwrap(),
+            available: -4,
+            requested: 8,
+            exceeded,
+            retry_after,
+        }
+    }
+
+    #[test]
+    fn its_json_has_the_fields_of_the_python_library() {
+        let exceeded = RateLimitExceeded::new(vec![
+            status("tpm", false, Duration::ZERO),
+            status("rpm", true, Duration::from_micros(7_200_001)),
+        ]);
+        let limit = |name: &str, exceeded: bool, retry_after: f64| {
+            json!({
+                "entity_id": "user-1", "resource": "gpt-4", "limit_name": name,
+                "capacity": 100, "burst": 150, "available": -4, "requested": 8,
+                "exceeded": exceeded, "retry_after_seconds": retry_after,
+            })
+        };
+        let expected = json!({
+            "error": "rate_limit_exceeded",
+            "message": "rate limit exceeded for user-1/gpt-4: [rpm], retry after 7.200 s",
+            "retry_after_seconds": 7.200_001,
+            "retry_after_ms": 7_201,
+            "limits": [limit("tpm", false, 0.0), limit("rpm", true, 7.200_001)],
+        });
+        assert_eq!(exceeded.as_json(), expected);
+    }
+
+    #[test]
+    fn the_longest_wait_is_the_primary_one() {
+        let seconds = Duration::from_secs;
+        let exceeded = RateLimitExceeded::new(vec![
+            status("a", true, seconds(2)),
+            status("b", true, seconds(9)),
+            status("c", false, seconds(30)),
+        ]);
+        assert_eq!(exceeded.primary_violation(), Some(&exceeded.statuses()[1]));
+        assert_eq!(exceeded.retry_after(), seconds(9));
+        assert_eq!(exceeded.passed().count(), 1);
+        assert_eq!(exceeded.statuses()[0].deficit(), 12);
+    }
+}
