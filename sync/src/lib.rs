@@ -87,7 +87,7 @@ pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
-pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
+pub use limiter::{RateLimiter, RateLimiterBuilder};
 pub use look::Available;
 pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
@@ -95,7 +95,7 @@ pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
 pub use version::{Compatibility, VersionRecord};
 pub use zae_limiter_core::{
-    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind,
+    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind, table_name,
 };
 
 /// The examples of the README, as tests.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter_core::{Clock, ValidationError};
+use zae_limiter_core::{Clock, table_name};
 
 use crate::acquire::Acquire;
 use crate::engine::Engine;
@@ -12,11 +12,6 @@ use crate::reconciler::{Closed, Driver};
 use crate::settings::{FailureMode, Mode, Overrides, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
 use crate::{Available, Error, Limit, version};
-
-/// What all tables of limiters begin with.
-pub(crate) const PREFIX: &str = "ZAEL-";
-/// The longest name of a limiter: a role's name is made of it.
-const NAME_LEN_MAX: usize = 38;
 
 /// A rate limiter for a fleet: all limiters of one table limit together.
 ///
@@ -214,33 +209,4 @@ impl RateLimiterBuilder {
             principal: None,
         })
     }
-}
-
-/// The table of the limiter called `name`: `ZAEL-{name}`, whether or not `name` begins with it.
-///
-/// # Errors
-/// [`Error::Validation`] if the name is empty, over 38 characters, does not begin with a letter,
-/// or has other characters than letters, digits and hyphens.
-pub fn table_name(name: &str) -> Result<String, Error> {
-    let short = name.strip_prefix(PREFIX).unwrap_or(name);
-    let fail = |rule: &str| Err(ValidationError::new("name", name, rule).into());
-    if short.is_empty() {
-        return fail("cannot be empty");
-    }
-    if short.contains('_') {
-        return fail("contains an underscore; use hyphens, as in 'rate-limits'");
-    }
-    if short.contains(' ') {
-        return fail("contains a space; use hyphens, as in 'my-app'");
-    }
-    if !short.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return fail("must start with a letter");
-    }
-    if !short.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        return fail("may contain only letters, digits and hyphens");
-    }
-    if short.len() > NAME_LEN_MAX {
-        return fail("exceeds 38 characters, the longest that a role's name leaves room for");
-    }
-    Ok(format!("{PREFIX}{short}"))
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod acceptance;
 mod blocking;
 mod cascade;
 mod closing;
@@ -18,7 +19,6 @@ mod sharing;
 mod statuses;
 mod stored_limits;
 mod strict;
-mod surface;
 mod transactions;
 mod versions;
 mod volume;

@@ -1,7 +1,7 @@
 //! Known mistakes of rate limiters that admit from a cache, and the tests that would notice each.
 //! Needs no endpoint.
 //!
-//! Names are `file::test`; the files beside this one need nothing, those in `it` and `processes`
+//! Names are `file::test`, or `folder::test`; the files beside this one need nothing, those in `it` and `processes`
 //! a table.
 //!
 //! # Seen in systems that do this job
@@ -37,12 +37,12 @@
 //!
 //! | change | test |
 //! |---|---|
-//! | an entity cascades no longer, or now does | `surface::an_entity_may_say_that_it_cascades`, `surface::what_is_taken_away_here_is_taken_away_elsewhere` |
+//! | an entity cascades no longer, or now does | `acceptance::an_entity_may_say_that_it_cascades`, `acceptance::what_is_taken_away_here_is_taken_away_elsewhere` |
 //! | a refund | `bucket::a_refund_is_had_once`, `bucket::a_refund_ends_a_refusal`, `bucket::a_refund_elsewhere_is_found_within_a_lease` |
 //! | the number of shards | none: a bucket is one item, however busy, and has no shards |
 //! | a schedule changes the limit | `changes::a_limit_that_follows_a_schedule_gains_nothing_by_it` |
-//! | the parent is set late | `surface::changes_are_in_force_within_the_time_to_live`, `simulation::five_hundred_fleets_keep_every_promise` |
-//! | something is switched off: its limits or the entity are deleted | `surface::what_is_taken_away_here_is_taken_away_elsewhere`, `surface::what_is_deleted_stays_deleted` |
+//! | the parent is set late | `acceptance::changes_are_in_force_within_the_time_to_live`, `simulation::five_hundred_fleets_keep_every_promise` |
+//! | something is switched off: its limits or the entity are deleted | `acceptance::what_is_taken_away_here_is_taken_away_elsewhere`, `acceptance::what_is_deleted_stays_deleted` |
 //! | less was debited than is admitted for | `bucket::what_is_held_is_what_was_debited` |
 //! | the limit is cut | `changes::a_limit_that_was_cut_is_not_spent_as_it_was`, `strict::a_changed_limit_converts_what_is_there` |
 //! | nothing is taken of a limit in debt | `bucket::a_limit_in_debt_stops_only_who_takes_of_it`, `strict::what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once` |
@@ -56,11 +56,11 @@
 //! | nobody sees what is consumed until the caller is done | `bucket::what_one_has_taken_no_other_sees_as_free`, `strict::what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once` |
 //! | refill is counted as negative consumption | `bucket::consumption_is_reported_once` |
 //! | lists end after one page | `volume::thousands_of_children_are_listed`, `volume::large_items_are_listed_and_deleted_to_the_last` |
-//! | a bucket ignores a new limit for a day | `changes::a_raised_limit_applies_to_a_bucket_in_debt`, `surface::changes_are_in_force_within_the_time_to_live` |
+//! | a bucket ignores a new limit for a day | `changes::a_raised_limit_applies_to_a_bucket_in_debt`, `acceptance::changes_are_in_force_within_the_time_to_live` |
 //! | limits are set for identifiers that are not checked | `stored_limits::a_delimiter_is_never_part_of_a_scope`, `refusals::bad_input_is_named_and_touches_nothing` |
 //! | a reader sees half a set of limits | `stored_limits::readers_never_see_half_a_set` |
 //! | the failure mode does not cover the write | `outages::an_outage_is_answered_as_the_failure_mode_says_and_a_denial_never_is` |
-//! | what is available does not regard the parent | `surface::child_and_parent_have_limits_of_their_own` |
+//! | what is available does not regard the parent | `acceptance::child_and_parent_have_limits_of_their_own` |
 //! | a refund fills a bucket beyond its burst | `bucket::a_refund_fills_no_further_than_the_burst` |
 //! | a refusal says "try again now" | `bucket::a_refusal_says_when_and_that_is_later` |
 //!
@@ -80,8 +80,9 @@ mod changes;
 mod failures;
 mod sharing;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, path};
 
 use zae_limiter::Limit;
 use zae_limiter_core::item::BucketItem;
@@ -118,23 +119,22 @@ fn drain(desk: &mut Desk, table: &mut Option<BucketItem>) -> u64 {
         .count() as u64
 }
 
-/// The sources in and below a directory, each with the name of its module.
-fn sources(directory: &path::Path, found: &mut Vec<(String, String)>) {
+/// The sources in and below a directory, each with its path.
+fn sources(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let module = path.file_stem().expect("a name").to_string_lossy();
             let text = fs::read_to_string(&path).expect("a source");
-            found.push((module.into_owned(), text));
+            found.push((path.with_extension(""), text));
         }
     }
 }
 
 #[test]
 fn all_tests_in_the_tables_exist() {
-    let package = path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     for directory in ["tests", "../sync/src", "../core/src"] {
         sources(&package.join(directory), &mut found);
@@ -151,7 +151,9 @@ fn all_tests_in_the_tables_exist() {
             continue; // a type
         }
         names += 1;
-        let mut files = found.iter().filter(|(file, _)| *file == module);
+        let mut files = found
+            .iter()
+            .filter(|(path, _)| path.iter().any(|part| part == module));
         let there = files.any(|(_, text)| text.contains(&format!("fn {test}(")));
         assert!(there, "there is no test {name}");
     }
