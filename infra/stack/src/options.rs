@@ -208,9 +208,12 @@ impl StackOptions {
         self
     }
 
-    pub(crate) fn aggregator(&self) -> Option<Option<&Path>> {
-        let program = self.aggregator_program.as_deref();
-        self.enable_aggregator.then_some(program)
+    pub(crate) fn has_aggregator(&self) -> bool {
+        self.enable_aggregator
+    }
+
+    pub(crate) fn program(&self) -> Option<&Path> {
+        self.aggregator_program.as_deref()
     }
 
     pub(crate) fn bucket(&self) -> Option<&str> {

@@ -1,7 +1,6 @@
 //! What is sent to CloudFormation: parameters, tags, and whether anything is different.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
 use aws_sdk_cloudformation::types::{Capability, Parameter, Tag};
@@ -30,6 +29,7 @@ impl Change {
     pub(super) async fn to(
         manager: &StackManager,
         options: &StackOptions,
+        package: Option<&Package>,
         found: Option<&StackSummary>,
     ) -> Result<Self, StackError> {
         let mut parameters = options.to_parameters(&manager.stack_name)?;
@@ -44,17 +44,13 @@ impl Change {
             tags: tags(found),
             keeps_template: false,
         };
-        match options.aggregator() {
-            Some(program) => {
-                change
-                    .pack(manager, program, options.bucket(), found)
-                    .await?
-            }
-            None => {
-                change.tags.remove(LAMBDA_TAG);
-                change.parameters.insert(CODE_BUCKET, String::new());
-                change.parameters.insert(CODE_KEY, String::new());
-            }
+        if options.has_aggregator() {
+            let bucket = options.bucket();
+            change.pack(manager, package, bucket, found).await?;
+        } else {
+            change.tags.remove(LAMBDA_TAG);
+            change.parameters.insert(CODE_BUCKET, String::new());
+            change.parameters.insert(CODE_KEY, String::new());
         }
         Ok(change)
     }
@@ -62,7 +58,7 @@ impl Change {
     /// To this version of the template and the program, and nothing else.
     pub(super) async fn upgrade(
         manager: &StackManager,
-        program: Option<&Path>,
+        package: Option<&Package>,
         lambda_only: bool,
         found: &StackSummary,
     ) -> Result<Self, StackError> {
@@ -76,27 +72,25 @@ impl Change {
         }
         if found.parameter("EnableAggregator") == Some("true") {
             let bucket = found.parameter(CODE_BUCKET);
-            change.pack(manager, program, bucket, Some(found)).await?;
+            change.pack(manager, package, bucket, Some(found)).await?;
         }
         Ok(change)
     }
 
-    /// Sees to the aggregator's package: the program's, if there is one, else the stack's.
+    /// Sees to the aggregator's package: this, if there is one, else the stack's.
     async fn pack(
         &mut self,
         manager: &StackManager,
-        program: Option<&Path>,
+        package: Option<&Package>,
         bucket: Option<&str>,
         found: Option<&StackSummary>,
     ) -> Result<(), StackError> {
-        let program = program.map(Into::into).or_else(Package::find_program);
-        let Some(program) = program else {
+        let Some(package) = package else {
             let packed = found.and_then(|stack| stack.parameter(CODE_KEY));
             return packed.map(drop).ok_or(StackError::NoAggregator);
         };
-        let package = Package::from_program(&program)?;
         let artifacts = Artifacts::of(&manager.services, &manager.stack_name, bucket).await?;
-        let location = artifacts.put(&package).await?;
+        let location = artifacts.put(package).await?;
         self.parameters.insert(CODE_BUCKET, location.bucket);
         self.parameters.insert(CODE_KEY, location.key);
         let architecture = package.architecture.to_string();
