@@ -195,7 +195,7 @@ async fn a_limiter_brings_its_own_stack() {
     connect().await.expect("it is what it should be");
     let limits = [Limit::per_minute("rpm", 10).unwrap()];
     let acquire = one.acquire("user-1", "api").limits(&limits);
-    acquire.consume("rpm", 1).await.unwrap();
+    drop(acquire.consume("rpm", 1).await.unwrap());
     assert!(one.delete_stack().await.unwrap());
     stack.run(&["status"]).code(4);
 }

@@ -245,7 +245,7 @@ async fn administers(limiter: &RateLimiter) {
     limiter.update_entity("other", &change).await.unwrap();
     let limits = [Limit::per_hour("rpm", 20).unwrap()];
     let acquire = limiter.acquire("other", "api").limits(&limits);
-    acquire.strict(true).consume("rpm", 1).await.unwrap();
+    drop(acquire.strict(true).consume("rpm", 1).await.unwrap());
     limiter.delete_entity("other").await.unwrap();
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
 use aws_sdk_cloudformation::types::{Capability, Parameter, Tag};
 use sha2::{Digest, Sha256};
+use zae_limiter_core::schema::SCHEMA_VERSION;
 
 use super::{Operation, StackManager};
 use crate::artifacts::Artifacts;
 use crate::summary::{LAMBDA_TAG, SCHEMA_TAG, TEMPLATE_TAG, VERSION_TAG};
-use crate::{Package, StackError, StackOptions, StackSummary, TEMPLATE, VERSION};
+use crate::{Architecture, Package, StackError, StackOptions, StackSummary, TEMPLATE, VERSION};
 
 const CODE_BUCKET: &str = "AggregatorCodeBucket";
 const CODE_KEY: &str = "AggregatorCodeKey";
@@ -39,6 +40,7 @@ impl Change {
             let (partition, id) = (&account.partition, &account.id);
             *boundary = format!("arn:{partition}:iam::{id}:policy/{boundary}");
         }
+        parameters.insert("SchemaVersion", SCHEMA_VERSION.to_owned());
         let mut change = Self {
             parameters,
             tags: tags(found),
@@ -51,6 +53,8 @@ impl Change {
             change.tags.remove(LAMBDA_TAG);
             change.parameters.insert(CODE_BUCKET, String::new());
             change.parameters.insert(CODE_KEY, String::new());
+            let any = Architecture::X86_64.to_string();
+            change.parameters.insert(ARCHITECTURE, any);
         }
         Ok(change)
     }
@@ -67,7 +71,10 @@ impl Change {
             tags: tags(Some(found)),
             keeps_template: lambda_only,
         };
-        if lambda_only && let Some(digest) = found.tags.get(TEMPLATE_TAG) {
+        if !lambda_only {
+            let schema = SCHEMA_VERSION.to_owned();
+            change.parameters.insert("SchemaVersion", schema);
+        } else if let Some(digest) = found.tags.get(TEMPLATE_TAG) {
             change.tags.insert(TEMPLATE_TAG.to_owned(), digest.clone());
         }
         if found.parameter("EnableAggregator") == Some("true") {
@@ -134,7 +141,7 @@ fn tags(found: Option<&StackSummary>) -> BTreeMap<String, String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let schema = zae_limiter_core::schema::SCHEMA_VERSION.to_owned();
+    let schema = SCHEMA_VERSION.to_owned();
     tags.insert(VERSION_TAG.to_owned(), VERSION.to_owned());
     tags.insert(SCHEMA_TAG.to_owned(), schema);
     tags.insert(TEMPLATE_TAG.to_owned(), digest);
