@@ -69,6 +69,10 @@ mod metrics;
 mod page;
 pub mod reconciler;
 mod resolve;
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
+#[doc = include_str!("../MIGRATING.md")]
+pub mod migrating {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;

@@ -13,6 +13,7 @@ mod layout;
 mod leased;
 mod outages;
 mod refusals;
+mod seed_bugs;
 mod sharing;
 mod statuses;
 mod stored_limits;
