@@ -5,6 +5,7 @@
 mod acceptance;
 mod blocking;
 mod cascade;
+mod closing;
 mod conformance;
 mod data;
 mod dynamodb;
@@ -12,6 +13,7 @@ mod fake_service;
 mod layout;
 mod leased;
 mod outages;
+mod pressure;
 mod refusals;
 mod seed_bugs;
 mod sharing;

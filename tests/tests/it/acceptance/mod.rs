@@ -74,7 +74,8 @@ scenarios! {
     limits:
         stored_limits_are_found_in_their_order,
         child_and_parent_have_limits_of_their_own,
-        changes_are_in_force_within_the_time_to_live;
+        changes_are_in_force_within_the_time_to_live,
+        what_is_taken_away_here_is_taken_away_elsewhere;
     acquires:
         all_limits_or_none,
         who_is_refused_much_may_have_less,
