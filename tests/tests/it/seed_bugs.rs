@@ -46,7 +46,7 @@ async fn b18_a_cascade_is_two_writes_whatever_the_number_of_limits() {
         .await
         .expect("new");
     let limits: Vec<_> = (0..60)
-        .map(|at| Limit::per_minute(format!("limit-{at}"), 100).expect("a limit"))
+        .map(|at| Limit::per_minute(&format!("limit-{at}"), 100).expect("a limit"))
         .collect();
     let acquire = || {
         let acquire = limiter
