@@ -76,6 +76,8 @@ pub mod migrating {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
+#[cfg(feature = "stack")]
+mod stack;
 mod status;
 pub mod store;
 mod stored_limits;
@@ -100,6 +102,11 @@ pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stor
 pub use version::{Compatibility, VersionRecord};
 pub use zae_limiter_core::{
     Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind, table_name,
+};
+#[cfg(feature = "stack")]
+pub use zae_limiter_infra::{
+    ConnectOptions as StackConnectOptions, Deployment, Operation, StackError, StackErrorKind,
+    StackEvent, StackManager, StackOptions, StackSummary,
 };
 
 /// The examples of the README, as tests.

@@ -24,6 +24,9 @@ pub struct RateLimiter {
     driver: Arc<Driver>,
     /// Who is named in audit events.
     pub(crate) principal: Option<Arc<str>>,
+    /// Where its stack is.
+    #[cfg(feature = "stack")]
+    pub(crate) place: Arc<Settings>,
 }
 
 impl RateLimiter {
@@ -35,6 +38,8 @@ impl RateLimiter {
             overrides: Overrides::default(),
             store: None,
             clock: Clock::system(),
+            #[cfg(feature = "stack")]
+            stack: None,
         }
     }
 
@@ -96,11 +101,13 @@ impl RateLimiter {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until connect is called"]
 pub struct RateLimiterBuilder {
-    name: String,
-    settings: Settings,
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
     overrides: Overrides,
     store: Option<Arc<dyn Store>>,
     clock: Clock,
+    #[cfg(feature = "stack")]
+    pub(crate) stack: Option<zae_limiter_infra::StackOptions>,
 }
 
 impl RateLimiterBuilder {
@@ -183,6 +190,10 @@ impl RateLimiterBuilder {
         let settings = self.settings.overridden_by_environment()?;
         let settings = self.overrides.over(settings);
         settings.validate()?;
+        #[cfg(feature = "stack")]
+        if let Some(options) = &self.stack {
+            crate::stack::ensure(&self.name, &settings, options).await?;
+        }
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -207,6 +218,8 @@ impl RateLimiterBuilder {
             engine,
             driver,
             principal: None,
+            #[cfg(feature = "stack")]
+            place: Arc::new(settings),
         })
     }
 }

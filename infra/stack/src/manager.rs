@@ -223,7 +223,10 @@ impl StackManager {
         operation: Operation,
         progress: impl FnMut(&StackEvent),
     ) -> Result<Deployment, StackError> {
-        let stack = self.done(progress).await?;
+        let stack = match operation {
+            Operation::Nothing => self.found().await?,
+            _ => self.done(progress).await?,
+        };
         Ok(Deployment { operation, stack })
     }
 }

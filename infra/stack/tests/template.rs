@@ -1,5 +1,7 @@
 //! The template: what the linter says, and what it promises beyond that.
 
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

@@ -62,18 +62,26 @@ impl StackManager {
         }
     }
 
+    /// The stack, which must be there.
+    pub(super) async fn found(&self) -> Result<StackSummary, StackError> {
+        self.status().await?.ok_or_else(|| self.absent())
+    }
+
+    fn absent(&self) -> StackError {
+        StackError::Stuck {
+            stack_name: self.stack_name.clone(),
+            status: "absent: somebody has deleted it".to_owned(),
+        }
+    }
+
     /// Waits until the stack is quiet: an error unless it is as it should be.
     pub(super) async fn done(
         &self,
         mut progress: impl FnMut(&StackEvent),
     ) -> Result<StackSummary, StackError> {
-        let absent = || StackError::Stuck {
-            stack_name: self.stack_name.clone(),
-            status: "absent: somebody has deleted it".to_owned(),
-        };
-        let stack = self.status().await?.ok_or_else(absent)?;
+        let stack = self.found().await?;
         let (stack, events) = self.watch(&stack, &mut progress).await?;
-        let stack = stack.ok_or_else(absent)?;
+        let stack = stack.ok_or_else(|| self.absent())?;
         if is_success(&stack.status) {
             return Ok(stack);
         }
