@@ -6,6 +6,9 @@ use std::fmt::Display;
 use crate::WallTime;
 use crate::usage::{self, Window};
 
+/// The version of this layout. A change that older clients cannot live with is a new major
+/// version; 0.2.0 wrote 1.0.0 as well.
+pub const SCHEMA_VERSION: &str = "1.0.0";
 /// The partition key's attribute.
 pub const PK: &str = "PK";
 /// The sort key's attribute.

@@ -3,20 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter_core::{Clock, ValidationError};
+use zae_limiter_core::{Clock, table_name};
 
 use crate::acquire::Acquire;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::reconciler::{Closed, Driver};
-use crate::settings::{FailureMode, Mode, Settings};
+use crate::settings::{FailureMode, Mode, Overrides, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
-use crate::{Available, Error, Limit};
-
-/// What all tables of limiters begin with.
-const PREFIX: &str = "ZAEL-";
-/// The longest name of a limiter: a role's name is made of it.
-const NAME_LEN_MAX: usize = 38;
+use crate::{Available, Error, Limit, version};
 
 /// A rate limiter for a fleet: all limiters of one table limit together.
 ///
@@ -29,6 +24,9 @@ pub struct RateLimiter {
     driver: Arc<Driver>,
     /// Who is named in audit events.
     pub(crate) principal: Option<Arc<str>>,
+    /// Where its stack is.
+    #[cfg(feature = "stack")]
+    pub(crate) place: Arc<Settings>,
 }
 
 impl RateLimiter {
@@ -37,10 +35,11 @@ impl RateLimiter {
         RateLimiterBuilder {
             name: name.into(),
             settings: Settings::default(),
-            mode: None,
-            failure_mode: None,
+            overrides: Overrides::default(),
             store: None,
             clock: Clock::system(),
+            #[cfg(feature = "stack")]
+            stack: None,
         }
     }
 
@@ -97,17 +96,18 @@ impl RateLimiter {
 /// Builds a [`RateLimiter`].
 ///
 /// What is set here wins over the environment
-/// ([`MODE_VARIABLE`](crate::settings::MODE_VARIABLE)), and that over
+/// ([`MODE_VARIABLE`](crate::settings::MODE_VARIABLE) and its like), and that over
 /// [`settings`](Self::settings).
 #[derive(Debug)]
 #[must_use = "a builder does nothing until connect is called"]
 pub struct RateLimiterBuilder {
-    name: String,
-    settings: Settings,
-    mode: Option<Mode>,
-    failure_mode: Option<FailureMode>,
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
+    overrides: Overrides,
     store: Option<Arc<dyn Store>>,
     clock: Clock,
+    #[cfg(feature = "stack")]
+    pub(crate) stack: Option<zae_limiter_infra::StackOptions>,
 }
 
 impl RateLimiterBuilder {
@@ -119,13 +119,13 @@ impl RateLimiterBuilder {
 
     /// How acquires are paid. Default: leased.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = Some(mode);
+        self.overrides.mode = Some(mode);
         self
     }
 
     /// What an acquire answers when the table cannot be reached. Default: closed.
     pub fn failure_mode(mut self, failure_mode: FailureMode) -> Self {
-        self.failure_mode = Some(failure_mode);
+        self.overrides.failure_mode = Some(failure_mode);
         self
     }
 
@@ -138,6 +138,26 @@ impl RateLimiterBuilder {
     /// Another endpoint than the region's, as a URL. Default: none.
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.settings.endpoint_url = Some(url.into());
+        self
+    }
+
+    /// Whether connecting may write the version record that a table lacks. Default: true.
+    pub fn auto_update(mut self, auto_update: bool) -> Self {
+        self.overrides.auto_update = Some(auto_update);
+        self
+    }
+
+    /// Whether functions that were deployed by a version too old for this one keep the limiter
+    /// from connecting; else the log says so. Default: true.
+    pub fn strict_version(mut self, strict: bool) -> Self {
+        self.overrides.strict_version = Some(strict);
+        self
+    }
+
+    /// Whether the limiter connects to a table of whatever version. What it does there is not
+    /// foreseen, unless the table is all right but for its record. Default: false.
+    pub fn skip_version_check(mut self, skip: bool) -> Self {
+        self.overrides.skip_version_check = Some(skip);
         self
     }
 
@@ -161,14 +181,19 @@ impl RateLimiterBuilder {
     /// Makes sure that the table may be used, and starts the reconciler.
     ///
     /// # Errors
-    /// [`Error::Validation`] for a name that no limiter can have, [`Error::Settings`], and
-    /// [`Error::Store`] if the table is missing, may not be used, or does not answer.
+    /// [`Error::Validation`] for a name that no limiter can have, [`Error::Settings`],
+    /// [`Error::Store`] if the table is missing, may not be used, or does not answer, and
+    /// [`Error::VersionMismatch`] and [`Error::IncompatibleSchema`] if it does not go with this
+    /// version of the crate.
     pub async fn connect(self) -> Result<RateLimiter, Error> {
         let table_name = table_name(&self.name)?;
-        let mut settings = self.settings.overridden_by_environment()?;
-        settings.mode = self.mode.unwrap_or(settings.mode);
-        settings.failure_mode = self.failure_mode.unwrap_or(settings.failure_mode);
+        let settings = self.settings.overridden_by_environment()?;
+        let settings = self.overrides.over(settings);
         settings.validate()?;
+        #[cfg(feature = "stack")]
+        if let Some(options) = &self.stack {
+            crate::stack::ensure(&self.name, &settings, options).await?;
+        }
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -182,42 +207,19 @@ impl RateLimiterBuilder {
                 Arc::new(DynamoDbStore::connect(options).await?)
             }
         };
-        store.check().await?;
+        if settings.skip_version_check {
+            store.check().await?;
+        } else {
+            version::check::check(&*store, &table_name, &settings, &self.clock).await?;
+        }
         let engine = Arc::new(Engine::new(table_name, store, self.clock, &settings));
         let driver = Arc::new(Driver::start(engine.clone()));
         Ok(RateLimiter {
             engine,
             driver,
             principal: None,
+            #[cfg(feature = "stack")]
+            place: Arc::new(settings),
         })
     }
-}
-
-/// The table of the limiter called `name`: `ZAEL-{name}`, whether or not `name` begins with it.
-///
-/// # Errors
-/// [`Error::Validation`] if the name is empty, over 38 characters, does not begin with a letter,
-/// or has other characters than letters, digits and hyphens.
-pub fn table_name(name: &str) -> Result<String, Error> {
-    let short = name.strip_prefix(PREFIX).unwrap_or(name);
-    let fail = |rule: &str| Err(ValidationError::new("name", name, rule).into());
-    if short.is_empty() {
-        return fail("cannot be empty");
-    }
-    if short.contains('_') {
-        return fail("contains an underscore; use hyphens, as in 'rate-limits'");
-    }
-    if short.contains(' ') {
-        return fail("contains a space; use hyphens, as in 'my-app'");
-    }
-    if !short.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return fail("must start with a letter");
-    }
-    if !short.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        return fail("may contain only letters, digits and hyphens");
-    }
-    if short.len() > NAME_LEN_MAX {
-        return fail("exceeds 38 characters, the longest that a role's name leaves room for");
-    }
-    Ok(format!("{PREFIX}{short}"))
 }

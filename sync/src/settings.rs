@@ -151,6 +151,13 @@ pub struct Settings {
     pub cascade_by_entity: bool,
     /// How long a bucket that nobody uses stays in memory, in milliseconds. Default: 600000.
     pub idle_ttl_ms: u64,
+    /// Whether connecting may write the version record that a table lacks. Default: true.
+    pub auto_update: bool,
+    /// Whether functions that were deployed by a version too old for this one keep the limiter
+    /// from connecting; else the log says so. Default: true.
+    pub strict_version: bool,
+    /// Whether the limiter connects to a table of whatever version. Default: false.
+    pub skip_version_check: bool,
 }
 
 impl Default for Settings {
@@ -165,6 +172,32 @@ impl Default for Settings {
             limits_ttl_ms: 30_000,
             cascade_by_entity: false,
             idle_ttl_ms: 600_000,
+            auto_update: true,
+            strict_version: true,
+            skip_version_check: false,
+        }
+    }
+}
+
+/// What is set in code, setting by setting: it wins over all else.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) failure_mode: Option<FailureMode>,
+    pub(crate) auto_update: Option<bool>,
+    pub(crate) strict_version: Option<bool>,
+    pub(crate) skip_version_check: Option<bool>,
+}
+
+impl Overrides {
+    pub(crate) fn over(self, settings: Settings) -> Settings {
+        Settings {
+            mode: self.mode.unwrap_or(settings.mode),
+            failure_mode: self.failure_mode.unwrap_or(settings.failure_mode),
+            auto_update: self.auto_update.unwrap_or(settings.auto_update),
+            strict_version: self.strict_version.unwrap_or(settings.strict_version),
+            skip_version_check: (self.skip_version_check).unwrap_or(settings.skip_version_check),
+            ..settings
         }
     }
 }
@@ -174,10 +207,17 @@ pub const MODE_VARIABLE: &str = "ZAE_LIMITER_MODE";
 /// The environment variable that overrides the failure mode: `closed`, `open`, or `local:` and a
 /// share, as in `local:0.05`.
 pub const FAILURE_MODE_VARIABLE: &str = "ZAE_LIMITER_FAILURE_MODE";
+/// The environment variable that overrides [`Settings::auto_update`]: `true` or `false`.
+pub const AUTO_UPDATE_VARIABLE: &str = "ZAE_LIMITER_AUTO_UPDATE";
+/// The environment variable that overrides [`Settings::strict_version`]: `true` or `false`.
+pub const STRICT_VERSION_VARIABLE: &str = "ZAE_LIMITER_STRICT_VERSION";
+/// The environment variable that overrides [`Settings::skip_version_check`]: `true` or `false`.
+pub const SKIP_VERSION_CHECK_VARIABLE: &str = "ZAE_LIMITER_SKIP_VERSION_CHECK";
 
 impl Settings {
-    /// These settings with what the environment overrides: [`MODE_VARIABLE`] and
-    /// [`FAILURE_MODE_VARIABLE`].
+    /// These settings with what the environment overrides: [`MODE_VARIABLE`],
+    /// [`FAILURE_MODE_VARIABLE`], [`AUTO_UPDATE_VARIABLE`], [`STRICT_VERSION_VARIABLE`] and
+    /// [`SKIP_VERSION_CHECK_VARIABLE`].
     ///
     /// # Errors
     /// [`Error::Settings`] if a variable holds something else than its words.
@@ -201,6 +241,16 @@ impl Settings {
             let found = value.parse();
             let wrong = |error| Error::Settings(format!("{FAILURE_MODE_VARIABLE}: {error}"));
             self.failure_mode = found.map_err(wrong)?;
+        }
+        for (name, setting) in [
+            (AUTO_UPDATE_VARIABLE, &mut self.auto_update),
+            (STRICT_VERSION_VARIABLE, &mut self.strict_version),
+            (SKIP_VERSION_CHECK_VARIABLE, &mut self.skip_version_check),
+        ] {
+            if let Some(value) = variable(name) {
+                let found = value.parse();
+                *setting = found.map_err(|_| wrong(name, &value, "true, false"))?;
+            }
         }
         Ok(self)
     }
@@ -265,6 +315,36 @@ mod tests {
         let settings = Settings::default().overridden_by(local).expect("a word");
         let tenth = FailureMode::Local(Share::new(0.1).expect("a share"));
         assert_eq!(settings.failure_mode, tenth);
+        let skip = |name: &str| (name == SKIP_VERSION_CHECK_VARIABLE).then(|| "true".to_owned());
+        let settings = Settings::default().overridden_by(skip).expect("a word");
+        assert!(settings.skip_version_check && settings.auto_update && settings.strict_version);
+        let never = |name: &str| (name == STRICT_VERSION_VARIABLE).then(|| "never".to_owned());
+        let error = Settings::default()
+            .overridden_by(never)
+            .expect_err("no word");
+        assert!(
+            error.to_string().contains("STRICT_VERSION=\"never\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_code_says_wins() {
+        let settings = Settings {
+            auto_update: false,
+            ..Settings::default()
+        };
+        let overrides = Overrides {
+            mode: Some(Mode::Strict),
+            auto_update: Some(true),
+            ..Overrides::default()
+        };
+        let expected = Settings {
+            mode: Mode::Strict,
+            ..Settings::default()
+        };
+        assert_eq!(overrides.over(settings), expected);
+        assert_eq!(Overrides::default().over(expected.clone()), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 """One side of a table that is shared with the Python library 0.2.0, for a test.
 
-usage: sharing.py write|read|replace|delete|refuse TABLE ENDPOINT; prints what it saw as JSON.
+usage: sharing.py STEP TABLE ENDPOINT; prints what it saw as JSON.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 
-from zae_limiter import Limit, RateLimiter
+from zae_limiter import Limit, RateLimiter, __version__
 from zae_limiter.exceptions import RateLimitExceeded
 
 RPM = Limit.per_minute("rpm", 100)
@@ -70,6 +70,24 @@ async def delete(limiter, repository):
     return {"left": await limiter.get_entity("rs-child")}
 
 
+async def connect(limiter, repository):
+    """As any client does, its own versions checked."""
+    name = limiter.table_name
+    async with RateLimiter(
+        name=name, region="us-east-1", endpoint_url=limiter._repository.endpoint_url
+    ) as checking:
+        await checking.available("py-any", "gpt-4", [RPM])
+    return await repository.get_version_record()
+
+
+async def deployed(limiter, repository):
+    """What its first client on a real account leaves: its own version as that of the functions."""
+    await repository.set_version_record(
+        "1.0.0", lambda_version=__version__, updated_by=f"client:{__version__}"
+    )
+    return await repository.get_version_record()
+
+
 async def refuse(limiter, repository):
     """What it tells of an acquire that is refused by one limit of two."""
     limits = [Limit.per_day("rpd", 100, burst=150), Limit.per_day("tpd", 1_000)]
@@ -88,7 +106,7 @@ async def main(what, table, endpoint):
         name=table, region="us-east-1", endpoint_url=endpoint, skip_version_check=True
     )
     try:
-        steps = {"write": write, "read": read, "replace": replace, "delete": delete, "refuse": refuse}
+        steps = {"write": write, "read": read, "replace": replace, "delete": delete, "refuse": refuse, "connect": connect, "deployed": deployed}
         print(json.dumps(await steps[what](limiter, limiter._repository), default=str))
     finally:
         await limiter.close()

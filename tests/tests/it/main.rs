@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod acceptance;
 mod blocking;
 mod cascade;
+mod closing;
 mod conformance;
 mod data;
 mod dynamodb;
@@ -11,12 +13,13 @@ mod fake_service;
 mod layout;
 mod leased;
 mod outages;
+mod pressure;
 mod refusals;
 mod sharing;
 mod statuses;
 mod stored_limits;
 mod strict;
-mod surface;
 mod transactions;
+mod versions;
 mod volume;
 mod waiting;

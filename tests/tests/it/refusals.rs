@@ -48,6 +48,7 @@ async fn bad_input_is_named_and_touches_nothing() {
     let store = FaultyStore::new(MemoryStore::new());
     let limiter = RateLimiter::builder("bad-input").store(store.clone());
     let limiter = limiter.connect().await.expect("a table");
+    store.reset();
     let long = "x".repeat(257);
     for (entity, resource, consume, parts) in [
         (

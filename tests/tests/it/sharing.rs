@@ -332,3 +332,30 @@ async fn a_refusal_is_told_as_the_python_library_tells_it() {
     };
     assert_eq!(told(&ours), told(theirs_body));
 }
+
+#[tokio::test]
+async fn each_side_connects_to_a_table_with_the_version_record_of_the_other() {
+    let table = fresh_table("shared").await;
+    let connect = || {
+        RateLimiter::builder("shared")
+            .store(table.store())
+            .connect()
+    };
+    let theirs = python("connect", table.name());
+    assert_eq!(theirs["schema_version"], "1.0.0");
+    connect().await.unwrap();
+    let record = table.store().read_version().await.unwrap().unwrap();
+    assert_eq!(record.updated_by.as_deref(), theirs["updated_by"].as_str());
+    // It does not know its own version (B10).
+    let deployed = python("deployed", table.name());
+    assert_eq!(deployed["lambda_version"], "0.0.0+unknown");
+    connect().await.unwrap();
+
+    let table = fresh_table("shared").await;
+    let ours = RateLimiter::builder("shared").store(table.store());
+    ours.connect().await.unwrap();
+    let ours = table.store().read_version().await.unwrap().unwrap();
+    let seen = python("connect", table.name());
+    assert_eq!(seen["updated_by"].as_str(), ours.updated_by.as_deref());
+    assert_eq!(seen["client_min_version"], "0.0.0");
+}

@@ -1,4 +1,10 @@
-//! The version record: which schema the table has, and which versions made it.
+//! The version record: which schema the table has, and which versions made it. Whether a client
+//! goes with it is for [`compatibility`] to say; [`check`] asks when a limiter is connected.
+
+pub(crate) mod check;
+mod compatibility;
+
+pub use compatibility::Compatibility;
 
 use serde::{Deserialize, Serialize};
 
