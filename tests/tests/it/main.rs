@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod blocking;
+mod capacity;
 mod cascade;
 mod conformance;
 mod data;
