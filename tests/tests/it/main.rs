@@ -5,6 +5,7 @@
 mod blocking;
 mod capacity;
 mod cascade;
+mod catalog;
 mod conformance;
 mod data;
 mod dynamodb;
