@@ -53,8 +53,17 @@ pub(crate) struct Slot {
     pub(crate) spent: u64,
     /// Asked for, and refused or waited for, since demand was last observed.
     pub(crate) refused: u64,
-    /// Until then a miss is a refusal.
+    /// Until then a miss is a refusal,
     pub(crate) denied_until: MonotonicTime,
+    /// of so many tokens or more: fewer than the table has refused may be there.
+    pub(crate) denied_from: u64,
+}
+
+impl Slot {
+    /// Whether so many tokens would be refused, if they are not in hand.
+    pub(crate) fn denies(&self, now: MonotonicTime, tokens: u64) -> bool {
+        now < self.denied_until && tokens >= self.denied_from
+    }
 }
 
 #[derive(Debug)]
@@ -552,7 +561,7 @@ impl Active {
         let denied = charges.iter().any(|(slot, tokens)| {
             let slot = &self.slots[slot as usize];
             // An expired block that would do is given back and may be had again.
-            now < slot.denied_until && slot.stock < tokens
+            slot.denies(now, tokens) && slot.stock < tokens
         });
         if denied {
             for (slot, tokens) in charges.iter() {

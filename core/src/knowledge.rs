@@ -16,7 +16,8 @@ pub struct Knowledge {
     pub estimate: i64,
     /// How old the estimate is; none if the table has never been seen.
     pub age: Option<Duration>,
-    /// Whether a request for more than is in hand would be refused without asking the table.
+    /// Whether `requested` tokens, if they are not in hand, would be refused without asking the
+    /// table.
     pub denied: bool,
     /// How long until `requested` tokens may be had here.
     pub retry_after: Duration,
@@ -86,7 +87,7 @@ impl Active {
             in_hand,
             estimate,
             age: (books.seen != Seen::Never).then(|| now.monotonic.since(books.seen_at)),
-            denied: now.monotonic < self.slots[slot].denied_until,
+            denied: self.slots[slot].denies(now.monotonic, requested),
             retry_after,
         }
     }

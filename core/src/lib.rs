@@ -36,7 +36,9 @@ pub use key::BucketKey;
 pub use knowledge::Knowledge;
 pub use limit::{Limit, Terms};
 pub use local::{LocalLevel, Share};
-pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
+pub use names::{
+    IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_identifier, validate_name,
+};
 pub use position::Position;
 pub use request::{Charges, Request};
 pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

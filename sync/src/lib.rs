@@ -73,6 +73,8 @@ mod resolve;
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
+#[cfg(feature = "stack")]
+mod stack;
 mod status;
 pub mod store;
 mod stored_limits;
@@ -89,7 +91,7 @@ pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
-pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
+pub use limiter::{RateLimiter, RateLimiterBuilder};
 pub use look::Available;
 pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
@@ -97,7 +99,12 @@ pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
 pub use version::{Compatibility, VersionRecord};
 pub use zae_limiter_core::{
-    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind,
+    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind, table_name,
+};
+#[cfg(feature = "stack")]
+pub use zae_limiter_infra::{
+    ConnectOptions as StackConnectOptions, Deployment, Operation, StackError, StackErrorKind,
+    StackEvent, StackManager, StackOptions, StackSummary,
 };
 
 /// The examples of the README, as tests.

@@ -3,6 +3,7 @@
 //! A test that needs the endpoint fails without it; none is skipped. `tests/run` starts
 //! LocalStack and sets everything.
 
+pub mod desk;
 pub mod fleet;
 pub mod journal;
 pub mod proxy;
@@ -68,11 +69,7 @@ pub struct FreshTable {
 /// # Panics
 /// If it cannot be created.
 pub async fn fresh_table(prefix: &str) -> FreshTable {
-    // An emulator on a busy machine is slow; a test of slowness has tables of its own.
-    let patience = TimeoutConfig::builder().operation_timeout(Duration::from_secs(60));
-    let config = config_for(&endpoint()).timeout_config(patience.build());
-    let client = Client::from_conf(config.build());
-    let store = DynamoDbStore::new(client, random_table_name(prefix));
+    let store = DynamoDbStore::new(patient_client(), random_table_name(prefix));
     store
         .create_table()
         .await
@@ -80,11 +77,24 @@ pub async fn fresh_table(prefix: &str) -> FreshTable {
     FreshTable { store }
 }
 
+/// An emulator on a busy machine is slow; a test of slowness has clients of its own.
+fn patient_client() -> Client {
+    let patience = TimeoutConfig::builder().operation_timeout(Duration::from_secs(60));
+    let config = config_for(&endpoint()).timeout_config(patience.build());
+    Client::from_conf(config.build())
+}
+
 impl FreshTable {
     /// The table.
     #[must_use]
     pub fn store(&self) -> DynamoDbStore {
         self.store.clone()
+    }
+
+    /// The table, with connections that nobody else uses: for another runtime.
+    #[must_use]
+    pub fn store_of_its_own(&self) -> DynamoDbStore {
+        DynamoDbStore::new(patient_client(), self.name())
     }
 
     /// Its name.

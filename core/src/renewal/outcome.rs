@@ -153,6 +153,8 @@ impl Active {
             } else {
                 MonotonicTime::ZERO
             };
+            let nothing_at_all = f.grant.scheduled > 0 || situation.level < 1.0;
+            slot.denied_from = if nothing_at_all { 1 } else { f.wanted_least };
         }
         self.books.reported_past(flight);
         self.expires_at = expires_at;

@@ -162,3 +162,10 @@ impl RateLimiter {
         get_audit_events(entity_id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
     }
 }
+
+#[cfg(feature = "stack")]
+impl RateLimiter {
+    waiting! {
+        delete_stack() -> Result<bool, Error>;
+    }
+}

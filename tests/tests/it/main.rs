@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod acceptance;
 mod blocking;
 mod capacity;
 mod cascade;
 mod catalog;
+mod closing;
 mod conformance;
 mod data;
 mod dynamodb;
@@ -13,12 +15,12 @@ mod fake_service;
 mod layout;
 mod leased;
 mod outages;
+mod pressure;
 mod refusals;
 mod sharing;
 mod statuses;
 mod stored_limits;
 mod strict;
-mod surface;
 mod transactions;
 mod versions;
 mod volume;

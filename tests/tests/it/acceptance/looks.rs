@@ -1,0 +1,77 @@
+//! Looks that consume nothing.
+
+use std::time::Duration;
+
+use zae_limiter::{Error, NewEntity};
+
+use super::world::{SOON, World, per_day};
+
+pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    limiter.create_entity(NewEntity::new("project")).await?;
+    limiter
+        .create_entity(NewEntity::new("key").parent("project"))
+        .await?;
+    let limits = [per_day("rpm", 10), per_day("tpm", 1_000)];
+    let project = limiter.acquire("project", "gpt-4").limits(&limits);
+    project.consume("rpm", 8).go().await?.commit();
+    let look = || limiter.acquire("key", "gpt-4").limits(&limits);
+
+    for _ in 0..2 {
+        let available = limiter.available("key", "gpt-4", &limits).await?;
+        let found: Vec<_> = available
+            .iter()
+            .map(|a| (a.limit_name.as_str(), a.estimate))
+            .collect();
+        assert_eq!(found, [("rpm", 10), ("tpm", 1_000)]);
+        let available = look().cascade(true).available().await?;
+        let found: Vec<_> = available
+            .iter()
+            .map(|a| (a.entity_id.as_str(), a.estimate))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("key", 10),
+                ("key", 1_000),
+                ("project", 2),
+                ("project", 1_000)
+            ]
+        );
+        let strict = look().strict(true).available().await?;
+        assert_eq!(strict[0].estimate, 10);
+    }
+
+    let statuses = look().consume("rpm", 3).check().await?;
+    assert!(statuses.iter().all(|status| !status.exceeded));
+    let statuses = look().consume("rpm", 3).cascade(true).check().await?;
+    let exceeded: Vec<_> = statuses.iter().filter(|status| status.exceeded).collect();
+    assert_eq!(exceeded.len(), 1);
+    assert_eq!(
+        (exceeded[0].entity_id.as_str(), exceeded[0].available),
+        ("project", 2)
+    );
+    let wait = look().consume("rpm", 3).time_until_available().await?;
+    assert_eq!(wait, Duration::ZERO);
+    let wait = look()
+        .consume("rpm", 3)
+        .cascade(true)
+        .time_until_available()
+        .await?;
+    let tenth = Duration::from_secs(8_640);
+    assert!(
+        wait > tenth - Duration::from_secs(600) && wait <= tenth,
+        "{wait:?}"
+    );
+    let refused = look().consume("rpm", 3).cascade(true).go().await.map(drop);
+    let refused = refused.expect_err("as it was said");
+    let exceeded = refused.as_exceeded().expect("a rejection");
+    assert!(exceeded.retry_after() <= tenth);
+
+    limiter.shutdown(SOON).await;
+    for (id, level) in [("key", 10), ("project", 2)] {
+        assert_eq!(world.level(id, &limits[0]).await, level, "{id}");
+    }
+    assert_eq!(world.consumed("key", &limits[0]).await, 0);
+    Ok(())
+}
