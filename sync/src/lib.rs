@@ -53,6 +53,7 @@ mod admission;
 mod audit;
 pub mod blocking;
 pub mod breaker;
+mod capacity;
 mod catalog;
 mod checked;
 mod engine;
@@ -69,6 +70,10 @@ mod metrics;
 mod page;
 pub mod reconciler;
 mod resolve;
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
+#[doc = include_str!("../MIGRATING.md")]
+pub mod migrating {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
@@ -84,6 +89,7 @@ mod version;
 pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;
 pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
+pub use capacity::{EntityCapacity, ResourceCapacity};
 pub use entity::{Entity, EntityChange};
 pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};

@@ -4,7 +4,9 @@
 
 mod acceptance;
 mod blocking;
+mod capacity;
 mod cascade;
+mod catalog;
 mod closing;
 mod conformance;
 mod data;
@@ -15,6 +17,7 @@ mod leased;
 mod outages;
 mod pressure;
 mod refusals;
+mod seed_bugs;
 mod sharing;
 mod statuses;
 mod stored_limits;

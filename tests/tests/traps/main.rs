@@ -80,8 +80,6 @@ mod changes;
 mod failures;
 mod sharing;
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zae_limiter::Limit;
@@ -117,45 +115,4 @@ fn drain(desk: &mut Desk, table: &mut Option<BucketItem>) -> u64 {
     (0..10_000)
         .take_while(|_| desk.acquire(table, 1).is_ok())
         .count() as u64
-}
-
-/// The sources in and below a directory, each with its path.
-fn sources(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).expect("a source");
-            found.push((path.with_extension(""), text));
-        }
-    }
-}
-
-#[test]
-fn all_tests_in_the_tables_exist() {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for directory in ["tests", "../sync/src", "../core/src"] {
-        sources(&package.join(directory), &mut found);
-    }
-    let semantics = fs::read_to_string(package.join("../sync/SEMANTICS.md")).expect("a text");
-    let rows = include_str!("main.rs").lines().chain(semantics.lines());
-    let rows = rows.filter(|row| row.trim_start_matches("//! ").starts_with('|'));
-    let mut names = 0;
-    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
-        let Some((module, test)) = name.split_once("::") else {
-            continue;
-        };
-        if name.contains(char::is_uppercase) {
-            continue; // a type
-        }
-        names += 1;
-        let mut files = found
-            .iter()
-            .filter(|(path, _)| path.iter().any(|part| part == module));
-        let there = files.any(|(_, text)| text.contains(&format!("fn {test}(")));
-        assert!(there, "there is no test {name}");
-    }
-    assert!(names > 80, "{names} names");
 }
