@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod aggregate;
 mod audit;
 mod cfn_template;
 mod check;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Audit(audit::Arguments),
     /// Watch the buckets of an entity.
     Watch(watch::Arguments),
+    /// Write usage snapshots from here, where no function in Lambda does.
+    Aggregate(aggregate::Arguments),
     /// Write completions for a shell.
     Completions(completions::Arguments),
 }
@@ -71,6 +74,7 @@ impl Command {
             Self::Limits(command) => limits::run(command, output).await,
             Self::Audit(arguments) => audit::run(arguments, output).await,
             Self::Watch(arguments) => watch::run(arguments, output).await,
+            Self::Aggregate(arguments) => aggregate::run(arguments, output).await,
             Self::Completions(arguments) => completions::run(&arguments),
         }
     }

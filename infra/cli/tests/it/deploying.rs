@@ -57,6 +57,27 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     assert_eq!(looks[0]["consumed"], json!(60), "{looks}");
     assert_eq!(looks[0]["burst"], json!(60));
 
+    let counted = stack.json(&[
+        "aggregate",
+        "--snapshot-windows",
+        "daily",
+        "--retention-days",
+        "7",
+        "--start",
+        "horizon",
+        "--seconds",
+        "3",
+    ]);
+    assert!(counted["records"].as_u64() >= Some(11), "{counted}");
+    assert_eq!(counted["skipped"], 0);
+    let again = stack.json(&["aggregate", "--snapshot-windows", "daily", "--seconds", "2"]);
+    assert_eq!(
+        again["snapshots_updated"], 0,
+        "what has been counted is not counted again"
+    );
+    let from_now = ["aggregate", "--start", "latest", "--seconds", "1"];
+    assert_eq!(stack.json(&from_now)["records"], 0);
+
     let changed = stack.json(&[
         "deploy",
         "--no-aggregator",

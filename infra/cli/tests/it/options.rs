@@ -12,7 +12,7 @@ fn bad_values_are_refused_by_name() {
         (
             &["deploy", "--snapshot-windows", "weekly"][..],
             "--snapshot-windows",
-            "hourly, daily and monthly",
+            "hourly, daily or monthly",
         ),
         (
             &["deploy", "--retention-days", "0"],
@@ -140,6 +140,21 @@ fn bad_values_are_refused_by_name() {
             "100..=",
         ),
         (&["watch", "a#b", "y"], "ENTITY", "'#'"),
+        (
+            &["aggregate", "--snapshot-windows", "weekly"],
+            "--snapshot-windows",
+            "hourly, daily or monthly",
+        ),
+        (
+            &["aggregate", "--retention-days", "0"],
+            "--retention-days",
+            "1..=3650",
+        ),
+        (
+            &["aggregate", "--start", "middle"],
+            "--start",
+            "possible values",
+        ),
         (&["completions", "tcl"], "<SHELL>", "possible values"),
         (&["lambda-export", "--bogus"], "--bogus", "unexpected"),
         (&["bogus"], "bogus", "unrecognized"),
@@ -201,6 +216,7 @@ fn the_help_lists_the_exit_codes_and_every_command() {
         "limits",
         "audit",
         "watch",
+        "aggregate",
         "130  interrupted",
     ] {
         assert!(ran.out.contains(word), "{word}");
