@@ -11,6 +11,7 @@ mod entity;
 mod lambda_export;
 mod limits;
 mod list;
+mod resource;
 mod status;
 mod upgrade;
 mod version;
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     /// Store, show and delete limits of an entity, a resource, or the whole system.
     #[command(subcommand)]
     Limits(limits::Command),
+    /// Look at a resource over all entities.
+    #[command(subcommand)]
+    Resource(resource::Command),
     /// Show what was done to an entity, the newest first.
     Audit(audit::Arguments),
     /// Watch the buckets of an entity.
@@ -72,6 +76,7 @@ impl Command {
             Self::Upgrade(arguments) => upgrade::run(arguments, output).await,
             Self::Entity(command) => entity::run(command, output).await,
             Self::Limits(command) => limits::run(command, output).await,
+            Self::Resource(command) => resource::run(command, output).await,
             Self::Audit(arguments) => audit::run(arguments, output).await,
             Self::Watch(arguments) => watch::run(arguments, output).await,
             Self::Aggregate(arguments) => aggregate::run(arguments, output).await,

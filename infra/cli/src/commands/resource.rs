@@ -26,9 +26,16 @@ pub(crate) struct Capacity {
 }
 
 pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure> {
-    let Command::Capacity(Capacity { resource, limit, parents_only, place }) = command;
+    let Command::Capacity(Capacity {
+        resource,
+        limit,
+        parents_only,
+        place,
+    }) = command;
     let limiter = place.limiter().await?;
-    let found = limiter.get_resource_capacity(&resource, &limit, parents_only).await?;
+    let found = limiter
+        .get_resource_capacity(&resource, &limit, parents_only)
+        .await?;
     output.show(&found, || {
         let rows = found.entities.iter().map(|entity| {
             [

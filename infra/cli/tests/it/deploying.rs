@@ -57,6 +57,22 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     assert_eq!(looks[0]["consumed"], json!(60), "{looks}");
     assert_eq!(looks[0]["burst"], json!(60));
 
+    let capacity = stack.json(&["resource", "capacity", "gpt-4", "rpm", "--parents-only"]);
+    assert_eq!(
+        capacity["total_capacity"], 0,
+        "user-1 is no entity: {capacity}"
+    );
+    let capacity = stack.json(&["resource", "capacity", "gpt-4", "rpm"]);
+    assert_eq!(
+        (&capacity["total_capacity"], &capacity["total_available"]),
+        (&json!(60), &json!(0))
+    );
+    let shown = stack.run(&["resource", "capacity", "gpt-4", "rpm"]).code(0);
+    assert!(
+        shown.out.contains("user-1") && shown.out.contains("100.0 %"),
+        "{shown:?}"
+    );
+
     let counted = stack.json(&[
         "aggregate",
         "--snapshot-windows",
