@@ -7,7 +7,8 @@ use std::time::Duration;
 use zae_limiter::reconciler::Closed;
 use zae_limiter::{
     AuditEvent, Available, Degraded, Entity, EntityChange, Error, FailureMode, Limit, LimitScope,
-    LimitStatus, Metrics, NewEntity, Page, PageRequest, RateLimiterBuilder, blocking,
+    LimitStatus, Metrics, NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity,
+    blocking,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,8 @@ impl Limiter {
         set_limits(self: &Self, scope: &LimitScope, limits: &[Limit]) -> Result<(), Error>;
         get_limits(self: &Self, scope: &LimitScope) -> Result<Vec<Limit>, Error>;
         delete_limits(self: &Self, scope: &LimitScope) -> Result<bool, Error>;
+        get_resource_capacity(self: &Self, resource: &str, limit: &str, parents_only: bool)
+            -> Result<ResourceCapacity, Error>;
         get_audit_events(self: &Self, id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
         shutdown(self: &Self, deadline: Duration) -> Closed;
     }
@@ -200,6 +203,7 @@ impl<'a> Acquire<'a> {
 impl Lease<'_> {
     at_once! {
         consumed(&self) -> BTreeMap<&str, u64>;
+        statuses(&self) -> Vec<LimitStatus>;
         degraded(&self) -> Option<Degraded>;
     }
 

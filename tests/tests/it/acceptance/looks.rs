@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use zae_limiter::{Error, NewEntity};
+use zae_limiter::store::Store;
+use zae_limiter::{Error, ErrorKind, NewEntity, Settings, VersionRecord, http};
 
 use super::world::{SOON, World, per_day};
 
@@ -74,4 +75,70 @@ pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> 
     }
     assert_eq!(world.consumed("key", &limits[0]).await, 0);
     Ok(())
+}
+
+pub(super) async fn a_lease_says_how_its_limits_stand(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    let limits = [per_day("rpm", 10)];
+    let acquire = limiter.acquire("key", "gpt-4").limits(&limits);
+    let lease = acquire.consume("rpm", 7).go().await?;
+    let statuses = lease.statuses();
+    assert_eq!((statuses[0].available, statuses[0].requested), (3, 7));
+    assert_eq!(statuses[0].deficit(), 4);
+    assert_eq!(http::rate_limit_policy(&statuses), r#""rpm";q=10;w=86400"#);
+    assert_eq!(http::rate_limit(&statuses), r#""rpm";r=3;t=34560"#);
+    Ok(())
+}
+
+pub(super) async fn what_all_have_left_is_added_up(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    limiter.create_entity(NewEntity::new("project")).await?;
+    limiter
+        .create_entity(NewEntity::new("key").parent("project"))
+        .await?;
+    let limits = [per_day("rpm", 10)];
+    for (id, tokens) in [("project", 4), ("key", 3)] {
+        let acquire = limiter.acquire(id, "gpt-4").limits(&limits);
+        acquire.consume("rpm", tokens).go().await?.commit();
+    }
+    limiter.shutdown(SOON).await; // what was held in advance counts as used until then
+    let limiter = world.limiter().await?;
+    let mut all = limiter.get_resource_capacity("gpt-4", "rpm", false).await?;
+    for _ in 0..100 {
+        if all.entities.len() == 2 {
+            break; // the index has caught up
+        }
+        world.pause(Duration::from_millis(100)).await;
+        all = limiter.get_resource_capacity("gpt-4", "rpm", false).await?;
+    }
+    assert_eq!((all.total_capacity, all.total_available), (20, 13));
+    let parents = limiter.get_resource_capacity("gpt-4", "rpm", true).await?;
+    let parents: Vec<_> = parents
+        .entities
+        .iter()
+        .map(|e| (e.entity_id.as_str(), e.available))
+        .collect();
+    assert_eq!(parents, [("project", 6)]);
+    Ok(())
+}
+
+pub(super) async fn a_table_of_another_layout_is_not_touched(world: &World) -> Result<(), Error> {
+    world.limiter().await?;
+    let table = world.table();
+    let ours = table.read_version().await?.expect("a record");
+    let theirs = VersionRecord {
+        schema_version: "0.9.0".to_owned(),
+        ..ours.clone()
+    };
+    assert!(table.write_version(&theirs, Some(&ours)).await?);
+    let error = world.limiter().await.expect_err("another layout");
+    assert_eq!(error.kind(), ErrorKind::IncompatibleSchema);
+    let command = "zae-limiter upgrade --name acceptance";
+    assert!(error.to_string().contains(command), "{error}");
+    assert_eq!(table.read_version().await?.as_ref(), Some(&theirs));
+    let settings = Settings {
+        skip_version_check: true,
+        ..world.settings()
+    };
+    world.limiter_on(world.table(), settings).await.map(drop)
 }
