@@ -38,5 +38,5 @@ pub use limit::{Limit, Terms};
 pub use local::{LocalLevel, Share};
 pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
 pub use position::Position;
-pub use request::{Charges, Request};
+pub use request::{Charges, LIMITS_MAX, Request};
 pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

@@ -82,7 +82,7 @@ mod version;
 pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;
 pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
-pub use entity::{Entity, EntityChange};
+pub use entity::{ENTITY_TEXT_LEN_MAX, Entity, EntityChange, METADATA_LEN_MAX};
 pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
