@@ -17,6 +17,7 @@ mod knowledge;
 mod limit;
 mod local;
 mod names;
+pub mod number;
 pub mod plan;
 mod position;
 mod purse;
@@ -26,6 +27,7 @@ pub mod sabotage;
 pub mod schema;
 pub mod sizing;
 mod time;
+pub mod usage;
 
 pub use block::Schedule;
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
@@ -36,7 +38,9 @@ pub use key::BucketKey;
 pub use knowledge::Knowledge;
 pub use limit::{Limit, Terms};
 pub use local::{LocalLevel, Share};
-pub use names::{IDENTIFIER_LEN_MAX, NAME_LEN_MAX, validate_identifier, validate_name};
+pub use names::{
+    IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_identifier, validate_name,
+};
 pub use position::Position;
 pub use request::{Charges, LIMITS_MAX, Request};
 pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

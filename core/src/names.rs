@@ -1,4 +1,4 @@
-//! What may be called what: identifiers of entities, names of limits and resources.
+//! What may be called what: identifiers of entities, names of limits, resources and limiters.
 //!
 //! `#` separates the parts of a key in the table, so it is never part of one.
 
@@ -8,6 +8,10 @@ use crate::{ValidationError, ValidationErrorKind};
 pub const IDENTIFIER_LEN_MAX: usize = 256;
 /// The longest name of a limit or resource, in characters.
 pub const NAME_LEN_MAX: usize = 64;
+/// What all tables of limiters, and their stacks, begin with.
+pub const TABLE_PREFIX: &str = "ZAEL-";
+/// The longest name of a limiter: a role's name is made of it.
+const LIMITER_NAME_LEN_MAX: usize = 38;
 
 /// Checks the identifier of an entity: 1 to 256 of `a-z A-Z 0-9 _ . - : @`, the first a letter
 /// or a digit.
@@ -40,6 +44,36 @@ pub fn validate_name(field: &'static str, value: &str) -> Result<(), ValidationE
         "must start with a letter and contain only alphanumerics, '_', '.' and '-'",
     );
     checked.map_err(|error| error.of_kind(ValidationErrorKind::Name))
+}
+
+/// The table, and the stack, of the limiter called `name`: `ZAEL-{name}`, whether or not `name`
+/// begins with it.
+///
+/// # Errors
+/// [`ValidationError`] if the name is empty, over 38 characters, does not begin with a letter,
+/// or has other characters than letters, digits and hyphens.
+pub fn table_name(name: &str) -> Result<String, ValidationError> {
+    let short = name.strip_prefix(TABLE_PREFIX).unwrap_or(name);
+    let fail = |rule: &str| Err(ValidationError::new("name", name, rule));
+    if short.is_empty() {
+        return fail("cannot be empty");
+    }
+    if short.contains('_') {
+        return fail("contains an underscore; use hyphens, as in 'rate-limits'");
+    }
+    if short.contains(' ') {
+        return fail("contains a space; use hyphens, as in 'my-app'");
+    }
+    if !short.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return fail("must start with a letter");
+    }
+    if !short.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return fail("may contain only letters, digits and hyphens");
+    }
+    if short.len() > LIMITER_NAME_LEN_MAX {
+        return fail("exceeds 38 characters, the longest that a role's name leaves room for");
+    }
+    Ok(format!("{TABLE_PREFIX}{short}"))
 }
 
 fn check(
@@ -108,6 +142,27 @@ mod tests {
         for value in ["", "4gpt", "a:b", "a@b", "a/b", "a#b", &"x".repeat(65)] {
             let error = validate_name("resource", value).expect_err(value);
             assert_eq!(error.kind(), ValidationErrorKind::Name);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_limiter_fits_into_those_of_its_resources() {
+        for name in ["my-app", "ZAEL-my-app", "a", &"x".repeat(38)] {
+            let table = table_name(name).expect(name);
+            let short = name.strip_prefix("ZAEL-").unwrap_or(name);
+            assert_eq!(table, format!("ZAEL-{short}"));
+        }
+        for (name, rule) in [
+            ("", "cannot be empty"),
+            ("ZAEL-", "cannot be empty"),
+            ("rate_limits", "underscore"),
+            ("my app", "space"),
+            ("1app", "start with a letter"),
+            ("my.app", "only letters"),
+            (&"x".repeat(39), "exceeds 38"),
+        ] {
+            let error = table_name(name).expect_err(name);
+            assert!(error.to_string().contains(rule), "{error}");
         }
     }
 }

@@ -50,15 +50,26 @@ impl Demand {
         (self.per_second * 1_000.0) as i64
     }
 
+    /// What `tokens` in `elapsed` look like, per second. A few at once after a silence are no rate:
+    /// they are spread over a part of a period, the fewer they are the larger.
+    #[allow(clippy::cast_precision_loss)]
+    fn impression(self, tokens: u64, elapsed: Duration, renewal: Duration) -> f64 {
+        let requests = (tokens as f64 / self.per_request()).clamp(1.0, 8.0);
+        let spread = renewal.as_secs_f64() / (2.0 * requests);
+        tokens as f64 / elapsed.as_secs_f64().max(spread)
+    }
+
+    /// Whether `tokens` in `elapsed` can be judged yet. That demand has grown much shows at once; what
+    /// looks like less than before may be a matter of how short the time was.
+    #[must_use]
+    pub fn is_telling(self, tokens: u64, elapsed: Duration, renewal: Duration) -> bool {
+        elapsed >= renewal / 8 || self.impression(tokens, elapsed, renewal) > 1.5 * self.per_second
+    }
+
     /// `tokens` were asked for in `elapsed`, with `renewal` as the time that matters.
     #[allow(clippy::cast_precision_loss)]
     pub fn observe(&mut self, tokens: u64, elapsed: Duration, renewal: Duration) {
-        // A few tokens at once after a silence are no rate: spread them over a part of a period,
-        // the fewer they are the larger.
-        let requests = (tokens as f64 / self.per_request()).clamp(1.0, 8.0);
-        let spread = renewal.as_secs_f64() / (2.0 * requests);
-        let seconds = elapsed.as_secs_f64().max(spread);
-        let seen = tokens as f64 / seconds;
+        let seen = self.impression(tokens, elapsed, renewal);
         self.observations = (self.observations + u8::from(tokens > 0)).min(2);
         let weight = (elapsed.as_secs_f64() / renewal.as_secs_f64()).min(1.0);
         let expected = self.per_second * elapsed.as_secs_f64();

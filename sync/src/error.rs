@@ -102,6 +102,10 @@ pub enum Error {
         /// What to do about it: the command to run, or what to update.
         advice: String,
     },
+    /// The stack is not what it should be; with the reason of the resource that failed first.
+    #[cfg(feature = "stack")]
+    #[error(transparent)]
+    Stack(Box<zae_limiter_infra::StackError>),
     /// The settings are wrong; all that is wrong is in the text.
     #[error("wrong settings: {0}")]
     Settings(String),
@@ -119,6 +123,7 @@ pub enum Error {
 /// | `RateLimitExceeded` | [`RateLimitExceeded`](Self::RateLimitExceeded) |
 /// | `RateLimiterUnavailable` | [`Unavailable`](Self::Unavailable) |
 /// | `EntityNotFoundError`, `EntityExistsError` | [`EntityNotFound`](Self::EntityNotFound), [`EntityExists`](Self::EntityExists) |
+/// | `StackCreationError`, `StackAlreadyExistsError` | [`Stack`](Self::Stack) |
 /// | `InfrastructureNotFoundError` | [`TableMissing`](Self::TableMissing) |
 /// | `VersionMismatchError` | [`VersionMismatch`](Self::VersionMismatch) |
 /// | `IncompatibleSchemaError` | [`IncompatibleSchema`](Self::IncompatibleSchema) |
@@ -149,6 +154,8 @@ pub enum ErrorKind {
     VersionMismatch,
     /// [`Error::IncompatibleSchema`]
     IncompatibleSchema,
+    /// The error of a stack, with the feature `stack`: `Error::Stack`
+    Stack,
     /// [`Error::Settings`]
     Settings,
     /// [`Error::Closed`]
@@ -173,6 +180,8 @@ impl Error {
             Self::EntityNotFound(_) => ErrorKind::EntityNotFound,
             Self::VersionMismatch { .. } => ErrorKind::VersionMismatch,
             Self::IncompatibleSchema { .. } => ErrorKind::IncompatibleSchema,
+            #[cfg(feature = "stack")]
+            Self::Stack(_) => ErrorKind::Stack,
             Self::Settings(_) => ErrorKind::Settings,
             Self::Closed => ErrorKind::Closed,
         }

@@ -53,6 +53,7 @@ mod admission;
 mod audit;
 pub mod blocking;
 pub mod breaker;
+mod capacity;
 mod catalog;
 mod checked;
 mod engine;
@@ -69,9 +70,15 @@ mod metrics;
 mod page;
 pub mod reconciler;
 mod resolve;
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
+#[doc = include_str!("../MIGRATING.md")]
+pub mod migrating {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
+#[cfg(feature = "stack")]
+mod stack;
 mod status;
 pub mod store;
 mod stored_limits;
@@ -82,12 +89,13 @@ mod version;
 pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;
 pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
+pub use capacity::{EntityCapacity, ResourceCapacity};
 pub use entity::{ENTITY_TEXT_LEN_MAX, Entity, EntityChange, METADATA_LEN_MAX};
 pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;
 pub use lease::{Degraded, Lease};
-pub use limiter::{RateLimiter, RateLimiterBuilder, table_name};
+pub use limiter::{RateLimiter, RateLimiterBuilder};
 pub use look::Available;
 pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
@@ -95,7 +103,12 @@ pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
 pub use version::{Compatibility, VersionRecord};
 pub use zae_limiter_core::{
-    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind,
+    Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind, table_name,
+};
+#[cfg(feature = "stack")]
+pub use zae_limiter_infra::{
+    ConnectOptions as StackConnectOptions, Deployment, Operation, StackError, StackErrorKind,
+    StackEvent, StackManager, StackOptions, StackSummary,
 };
 
 /// The examples of the README, as tests.

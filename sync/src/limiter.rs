@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zae_limiter_core::{Clock, ValidationError};
+use zae_limiter_core::{Clock, table_name};
 
 use crate::acquire::Acquire;
 use crate::engine::Engine;
@@ -12,11 +12,6 @@ use crate::reconciler::{Closed, Driver};
 use crate::settings::{FailureMode, Mode, Overrides, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
 use crate::{Available, Error, Limit, version};
-
-/// What all tables of limiters begin with.
-pub(crate) const PREFIX: &str = "ZAEL-";
-/// The longest name of a limiter: a role's name is made of it.
-const NAME_LEN_MAX: usize = 38;
 
 /// A rate limiter for a fleet: all limiters of one table limit together.
 ///
@@ -29,6 +24,9 @@ pub struct RateLimiter {
     driver: Arc<Driver>,
     /// Who is named in audit events.
     pub(crate) principal: Option<Arc<str>>,
+    /// Where its stack is.
+    #[cfg(feature = "stack")]
+    pub(crate) place: Arc<Settings>,
 }
 
 impl RateLimiter {
@@ -40,6 +38,8 @@ impl RateLimiter {
             overrides: Overrides::default(),
             store: None,
             clock: Clock::system(),
+            #[cfg(feature = "stack")]
+            stack: None,
         }
     }
 
@@ -74,14 +74,14 @@ impl RateLimiter {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let engine = &self.engine;
-        Metrics {
+        let mut metrics = Metrics {
             breaker_opened: engine.breaker.opened(),
             breaker_open: engine.breaker.is_open(),
             cached_buckets: engine.cache.len(),
-            catalog_loads: engine.catalog.loads.get(),
-            catalog_entries: engine.catalog.len(),
             ..engine.counters.snapshot()
-        }
+        };
+        engine.catalog.count(&mut metrics);
+        metrics
     }
 
     /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the
@@ -101,11 +101,13 @@ impl RateLimiter {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until connect is called"]
 pub struct RateLimiterBuilder {
-    name: String,
-    settings: Settings,
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
     overrides: Overrides,
     store: Option<Arc<dyn Store>>,
     clock: Clock,
+    #[cfg(feature = "stack")]
+    pub(crate) stack: Option<zae_limiter_infra::StackOptions>,
 }
 
 impl RateLimiterBuilder {
@@ -188,6 +190,10 @@ impl RateLimiterBuilder {
         let settings = self.settings.overridden_by_environment()?;
         let settings = self.overrides.over(settings);
         settings.validate()?;
+        #[cfg(feature = "stack")]
+        if let Some(options) = &self.stack {
+            crate::stack::ensure(&self.name, &settings, options).await?;
+        }
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -212,35 +218,8 @@ impl RateLimiterBuilder {
             engine,
             driver,
             principal: None,
+            #[cfg(feature = "stack")]
+            place: Arc::new(settings),
         })
     }
-}
-
-/// The table of the limiter called `name`: `ZAEL-{name}`, whether or not `name` begins with it.
-///
-/// # Errors
-/// [`Error::Validation`] if the name is empty, over 38 characters, does not begin with a letter,
-/// or has other characters than letters, digits and hyphens.
-pub fn table_name(name: &str) -> Result<String, Error> {
-    let short = name.strip_prefix(PREFIX).unwrap_or(name);
-    let fail = |rule: &str| Err(ValidationError::new("name", name, rule).into());
-    if short.is_empty() {
-        return fail("cannot be empty");
-    }
-    if short.contains('_') {
-        return fail("contains an underscore; use hyphens, as in 'rate-limits'");
-    }
-    if short.contains(' ') {
-        return fail("contains a space; use hyphens, as in 'my-app'");
-    }
-    if !short.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return fail("must start with a letter");
-    }
-    if !short.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        return fail("may contain only letters, digits and hyphens");
-    }
-    if short.len() > NAME_LEN_MAX {
-        return fail("exceeds 38 characters, the longest that a role's name leaves room for");
-    }
-    Ok(format!("{PREFIX}{short}"))
 }

@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Installs the Python library that tables are shared with, pinned, into .cache/python/. Prints the
-# Python to run it with. Does nothing when it is there already: the folder's name is a hash of
-# what goes in, and it appears by a rename only when it is complete.
+# Installs Python packages, pinned, and prints the Python to run them with:
+#
+#   install.sh       the library that tables are shared with, into .cache/python/
+#   install.sh aws   cfn-lint, and moto, which plays AWS, into .cache/python-aws/
+#
+# Does nothing when they are there already: the folder's name is a hash of what goes in, and it
+# appears by a rename only when it is complete.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-cache=$(cd "$here/../.." && pwd)/.cache/python
+set=${1:+-$1}
+cache=$(cd "$here/../.." && pwd)/.cache/python$set
+requirements=$here/requirements$set.txt
 
 say() { echo "python: $*" >&2; }
 
@@ -22,12 +28,12 @@ find_python() {
 }
 
 if ! python=$(find_python); then
-    say "needed to test that tables are shared with the Python library: Python 3.11 to 3.13 with"
-    say "ensurepip (Debian's packages python3 and python3-venv)"
+    say "needed for $requirements: Python 3.11 to 3.13 with ensurepip (Debian's packages python3"
+    say "and python3-venv)"
     exit 1
 fi
 
-pins=$("$python" --version | cat - "$0" "$here/requirements.txt" | sha256sum | cut -c 1-12)
+pins=$("$python" --version | cat - "$0" "$requirements" | sha256sum | cut -c 1-12)
 installed=$cache/installed-$pins
 mkdir -p "$cache"
 exec 9>"$cache/install.lock"
@@ -38,11 +44,11 @@ if [[ ! -d $installed ]]; then
     rm -rf "$cache"/build.* "$cache"/installed-*
     build=$(mktemp -d "$cache/build.XXXXXX")
     trap 'rm -rf "$build"' EXIT
-    say "installing zae-limiter 0.2.0 with $("$python" --version) (75 MB)"
+    say "installing $requirements with $("$python" --version)"
     # Only the interpreter and the packages are used, by path: they may be moved.
     "$python" -m venv "$build"
     "$build/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --requirement "$here/requirements.txt" >&2
+        --requirement "$requirements" >&2
     mv "$build" "$installed"
     say "installed in $installed"
 fi

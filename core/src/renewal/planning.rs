@@ -25,12 +25,13 @@ impl Active {
         let asked = |(account, slot): (&Account, &Slot)| {
             account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
-        let any = books
-            .accounts
-            .iter()
-            .zip(&slots)
-            .any(|pair| asked(pair) > 0);
-        if elapsed < settings.renewal / 100 {
+        let pairs = || books.accounts.iter().zip(&slots);
+        let any = pairs().any(|pair| asked(pair) > 0);
+        let telling = |pair: (&Account, &Slot)| {
+            let demand = pair.0.demand;
+            demand.is_telling(asked(pair), elapsed, settings.renewal)
+        };
+        if elapsed < settings.renewal / 100 || !pairs().any(telling) {
             return any;
         }
         for (account, slot) in books.accounts.iter_mut().zip(&slots) {
@@ -237,4 +238,54 @@ impl Active {
 
 fn signed(tokens: u64) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::item::{BucketItem, Ring};
+    use crate::renewal::Outcome;
+    use crate::{BucketCache, Clock, Limit, Request};
+
+    #[test]
+    fn demand_is_what_it_is_however_often_the_bucket_is_looked_at() {
+        let settings = RenewalSettings {
+            renewal: Duration::from_secs(1),
+            lease_ttl: Duration::from_secs(5),
+            latency: Duration::from_millis(10),
+            jitter: 0.5,
+        };
+        for pause in [1, 10, 50, 250] {
+            let (clock, hands) = Clock::manual();
+            let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
+            let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+            let (bucket, mut table) = (bucket.unwrap(), None);
+            for at in 0..6_000 / pause {
+                hands.advance(Duration::from_millis(pause));
+                // 500 tokens per second, in requests of five.
+                let requests = (at + 1) * pause / 10 - at * pause / 10;
+                for _ in 0..requests {
+                    let consume = [("tps", 5)];
+                    let request = Request::new(&limits, &consume);
+                    if bucket.take(&clock, &request).is_err() {
+                        bucket.want(&request);
+                    }
+                }
+                let mut step = bucket.check(&clock, &settings, Why::Due);
+                while let Step::Write(plan) = step {
+                    let outcome = match BucketItem::apply(&mut table, &plan.write) {
+                        Ok(item) => Outcome::Applied(item),
+                        Err(found) => Outcome::Refused(found),
+                    };
+                    step = bucket.complete(&clock, &settings, Why::Due, outcome);
+                }
+            }
+            let ring = table.unwrap().limit("tps").unwrap().ring.unwrap();
+            let demand = ring.demand_milli[Ring::slot(ring.epoch)] / 1_000;
+            assert!((450..=550).contains(&demand), "{demand}, every {pause} ms");
+        }
+    }
 }

@@ -1,12 +1,11 @@
 //! The look at the version record when a limiter is connected. It is one read, which also shows
 //! that the table is there and may be used.
 
-use zae_limiter_core::Clock;
 use zae_limiter_core::schema::SCHEMA_VERSION;
+use zae_limiter_core::{Clock, TABLE_PREFIX};
 
 use super::compatibility::CLIENT_VERSION;
 use super::{Compatibility, VersionRecord};
-use crate::limiter::PREFIX;
 use crate::store::{Store, StoreError};
 use crate::{Error, Settings};
 
@@ -74,7 +73,7 @@ async fn write_first(
 
 /// What is said of a record that does not go with this client.
 fn refusal(record: &VersionRecord, found: Compatibility, table_name: &str) -> Option<Error> {
-    let name = table_name.strip_prefix(PREFIX).unwrap_or(table_name);
+    let name = table_name.strip_prefix(TABLE_PREFIX).unwrap_or(table_name);
     let upgrade = format!("run `zae-limiter upgrade --name {name}`");
     let mismatch = |reason, can_auto_update| Error::VersionMismatch {
         client_version: CLIENT_VERSION.to_owned(),

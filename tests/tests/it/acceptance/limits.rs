@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zae_limiter::{Error, ErrorKind, LimitScope, NewEntity};
+use zae_limiter::{EntityChange, Error, ErrorKind, LimitScope, NewEntity, Settings};
 
 use super::face::Limiter;
 use super::world::{SOON, World, per_day};
@@ -168,6 +168,53 @@ pub(super) async fn changes_are_in_force_within_the_time_to_live(
     let acquire = there.acquire("key", "gpt-4").use_stored_limits(true);
     let statuses = acquire.consume("rpm", 1_500).check().await?;
     assert_eq!(statuses[0].limit.capacity(), 2_000);
+    here.shutdown(SOON).await;
+    there.shutdown(SOON).await;
+    Ok(())
+}
+
+/// Limits that are deleted, and an entity that begins to cascade.
+pub(super) async fn what_is_taken_away_here_is_taken_away_elsewhere(
+    world: &World,
+) -> Result<(), Error> {
+    let settings = || Settings {
+        cascade_by_entity: true,
+        ..world.settings()
+    };
+    let here = world.limiter_on(world.table(), settings()).await?;
+    let there = world.limiter_on(world.table(), settings()).await?;
+    here.create_entity(NewEntity::new("project")).await?;
+    let key = NewEntity::new("key").parent("project");
+    here.create_entity(key).await?;
+    let (user, key) = (LimitScope::entity("user")?, LimitScope::entity("key")?);
+    for (scope, capacity) in [(&LimitScope::system(), 1), (&user, 100), (&key, 100)] {
+        here.set_limits(scope, &[per_day("rpm", capacity)]).await?;
+    }
+    // Whether it cascades, the entity says.
+    let by_key = async || {
+        let mut admitted = 0;
+        for _ in 0..20 {
+            let acquire = there.acquire("key", "gpt-4").use_stored_limits(true);
+            if let Ok(lease) = acquire.consume("rpm", 1).go().await {
+                lease.commit();
+                admitted += 1;
+            }
+        }
+        admitted
+    };
+    assert_eq!(admitted(&there, "user", 20, false).await?, 20);
+    assert_eq!(by_key().await, 20);
+    assert!(here.delete_limits(&user).await?);
+    let change = EntityChange {
+        cascade: Some(true),
+        ..EntityChange::default()
+    };
+    here.update_entity("key", &change).await?;
+    world.pause(Duration::from_millis(350)).await;
+    let left = admitted(&there, "user", 20, false).await?;
+    assert!(left <= 1, "{left}: the system's is one");
+    let left = by_key().await;
+    assert!(left <= 1, "{left}: the project has one");
     here.shutdown(SOON).await;
     there.shutdown(SOON).await;
     Ok(())

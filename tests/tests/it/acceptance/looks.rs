@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zae_limiter::{Error, NewEntity};
+use zae_limiter::{Error, NewEntity, PageRequest};
 
 use super::world::{SOON, World, per_day};
 
@@ -73,5 +73,36 @@ pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> 
         assert_eq!(world.level(id, &limits[0]).await, level, "{id}");
     }
     assert_eq!(world.consumed("key", &limits[0]).await, 0);
+    Ok(())
+}
+
+pub(super) async fn the_capacity_of_a_resource_is_that_of_all(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    limiter.create_entity(NewEntity::new("project")).await?;
+    limiter
+        .create_entity(NewEntity::new("key").parent("project"))
+        .await?;
+    let limits = [per_day("rpm", 100)];
+    let acquire = limiter.acquire("key", "gpt-4").limits(&limits);
+    acquire
+        .consume("rpm", 30)
+        .cascade(true)
+        .go()
+        .await?
+        .commit();
+    let acquire = limiter.acquire("user", "gpt-4").limits(&limits);
+    acquire.consume("rpm", 10).go().await?.commit();
+    limiter.shutdown(SOON).await; // nothing is held
+    let all = limiter.get_resource_capacity("gpt-4", "rpm", false).await?;
+    assert_eq!((all.total_capacity, all.total_available), (300, 230));
+    let parents = limiter.get_resource_capacity("gpt-4", "rpm", true).await?;
+    assert_eq!((parents.total_capacity, parents.total_available), (100, 70));
+    let page = PageRequest::default().size(2);
+    let page = limiter
+        .list_resource_capacity("gpt-4", "rpm", false, &page)
+        .await?;
+    assert_eq!((page.items.len(), page.next.is_some()), (2, true));
+    let nothing = limiter.get_resource_capacity("gpt-4", "tpm", false).await?;
+    assert!(nothing.entities.is_empty());
     Ok(())
 }

@@ -74,7 +74,8 @@ scenarios! {
     limits:
         stored_limits_are_found_in_their_order,
         child_and_parent_have_limits_of_their_own,
-        changes_are_in_force_within_the_time_to_live;
+        changes_are_in_force_within_the_time_to_live,
+        what_is_taken_away_here_is_taken_away_elsewhere;
     acquires:
         all_limits_or_none,
         who_is_refused_much_may_have_less,
@@ -88,7 +89,8 @@ scenarios! {
         a_lease_is_consumed_from_corrected_and_rolled_back,
         work_that_fails_gives_back;
     looks:
-        looks_consume_nothing_and_know_the_parent;
+        looks_consume_nothing_and_know_the_parent,
+        the_capacity_of_a_resource_is_that_of_all;
     outages:
         an_outage_is_answered_as_the_failure_mode_says,
         what_is_remembered_outlives_an_outage;

@@ -28,6 +28,7 @@ pub(super) enum Call {
     DeleteLimits(Scope),
     GetAuditEvents(String, PageRequest),
     AsPrincipal(String),
+    ResourceCapacity(String, String, bool, PageRequest),
     Acquire(Ask, End),
 }
 
@@ -229,6 +230,11 @@ fn call() -> impl Strategy<Value = Call> {
         scope().prop_map(Call::DeleteLimits),
         (id(), page()).prop_map(|(id, page)| Call::GetAuditEvents(id, page)),
         id().prop_map(Call::AsPrincipal),
+        (resource(), limit_name(), any::<bool>(), page()).prop_map(
+            |(resource, limit, parents, page)| {
+                Call::ResourceCapacity(resource, limit, parents, page)
+            }
+        ),
     ];
     let acquire = (ask(), end()).prop_map(|(ask, end)| Call::Acquire(ask, end));
     prop_oneof![3 => administrative, 2 => acquire]
@@ -365,6 +371,12 @@ impl Call {
             }
             Self::AsPrincipal(name) => {
                 watch.step(async { limiter.as_principal(&name) }).await;
+            }
+            Self::ResourceCapacity(resource, limit, parents, page) => {
+                let all = limiter.get_resource_capacity(&resource, &limit, parents);
+                watch.step(all).await;
+                let page = limiter.list_resource_capacity(&resource, &limit, parents, &page);
+                watch.step(page).await;
             }
             Self::Acquire(ask, end) => ask.make(limiter, end, watch).await,
         }

@@ -1,0 +1,43 @@
+//! The `zae-limiter` command: deploys limiters and looks after them.
+//!
+//! One file per command in [`commands`]; [`place`] is which limiter and where, [`output`] how
+//! results are shown, [`failure`] how it ends.
+
+mod commands;
+mod failure;
+mod limit_spec;
+mod output;
+mod place;
+mod progress;
+mod record;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::commands::Command;
+use crate::output::Output;
+
+/// Rate limiting for a fleet: deploys limiters, and looks after what is in them.
+#[derive(Debug, Parser)]
+#[command(name = "zae-limiter", version, after_help = failure::EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Write the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.json);
+    match arguments.command.run(&output).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! [`StackManager`]: makes a stack what it is wanted to be, watches, and removes it.
+
+mod change;
+mod watch;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+use zae_limiter_core::{TABLE_PREFIX, table_name};
+
+use crate::artifacts::Artifacts;
+use crate::connect::Services;
+use crate::state::State;
+use crate::{ConnectOptions, StackError, StackEvent, StackOptions, StackSummary};
+
+use change::Change;
+
+/// What is done, or has been done, to a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// There was none; it is created.
+    Create,
+    /// It is changed to what is wanted.
+    Update,
+    /// It is what is wanted; nothing is done.
+    Nothing,
+}
+
+/// A stack that is what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Deployment {
+    /// What was done for that.
+    pub operation: Operation,
+    /// The stack.
+    pub stack: StackSummary,
+}
+
+/// The stack of one limiter.
+///
+/// Every call looks at the stack first and goes on from what it finds, so whatever was interrupted
+/// can be called again: an operation that is under way is waited for, a creation that came to
+/// nothing is cleared away. Dropping a future stops the waiting, not CloudFormation.
+#[derive(Clone)]
+pub struct StackManager {
+    services: Services,
+    stack_name: String,
+}
+
+impl fmt::Debug for StackManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackManager")
+            .field("stack_name", &self.stack_name)
+            .field("region", &self.services.region)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StackManager {
+    /// The stack `ZAEL-{name}` of the limiter called `name`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`StackError::Name`] for a name that no limiter can have; [`StackError::Options`] if there
+    /// is no region.
+    pub async fn connect(name: &str, options: ConnectOptions) -> Result<Self, StackError> {
+        let stack_name = table_name(name)?;
+        let services = Services::connect(options).await?;
+        Ok(Self {
+            services,
+            stack_name,
+        })
+    }
+
+    /// The stack's name, which is the table's.
+    #[must_use]
+    pub fn stack_name(&self) -> &str {
+        &self.stack_name
+    }
+
+    /// The region that the stack is in.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.services.region
+    }
+
+    /// Lists the stacks of all limiters in the account and region.
+    ///
+    /// # Errors
+    /// [`StackError::Service`].
+    pub async fn list(options: ConnectOptions) -> Result<Vec<StackSummary>, StackError> {
+        let services = Services::connect(options).await?;
+        let mut pages = services.cloudformation.describe_stacks();
+        let mut found = Vec::new();
+        loop {
+            let page = pages.clone().send().await;
+            let page = page.map_err(|error| StackError::service("list stacks", error))?;
+            let ours = page.stacks().iter().map(StackSummary::new);
+            found.extend(ours.filter(|stack| stack.name.starts_with(TABLE_PREFIX)));
+            match page.next_token {
+                Some(token) => pages = pages.next_token(token),
+                None => break,
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// The stack as it is now; none if there is none.
+    ///
+    /// # Errors
+    /// [`StackError::Service`].
+    pub async fn status(&self) -> Result<Option<StackSummary>, StackError> {
+        let found = self.describe(&self.stack_name).await?;
+        Ok(found.filter(|stack| stack.state() != State::Absent))
+    }
+
+    /// Makes the stack what the options say: creates it, changes what is different, or leaves it
+    /// alone. Waits until that is done; `progress` is told what happens.
+    ///
+    /// # Errors
+    /// [`StackError::Failed`] with the reason of the resource that failed first;
+    /// [`StackError::Stuck`] if the stack is in a state to be looked at; [`StackError::Options`]
+    /// and [`StackError::Package`] before anything is changed; [`StackError::Service`].
+    pub async fn deploy(
+        &self,
+        options: &StackOptions,
+        mut progress: impl FnMut(&StackEvent),
+    ) -> Result<Deployment, StackError> {
+        let operation = self.begin_deploy(options, &mut progress).await?;
+        self.finish(operation, progress).await
+    }
+
+    /// As [`deploy`](Self::deploy), but only waits for what is under way already, not for what it
+    /// begins.
+    ///
+    /// # Errors
+    /// As [`deploy`](Self::deploy).
+    pub async fn begin_deploy(
+        &self,
+        options: &StackOptions,
+        mut progress: impl FnMut(&StackEvent),
+    ) -> Result<Operation, StackError> {
+        options.to_parameters(&self.stack_name)?;
+        let found = self.settle(&mut progress).await?;
+        let change = Change::to(self, options, found.as_ref()).await?;
+        self.submit(change, found).await
+    }
+
+    /// Brings the stack to the version of this crate, with the options that it has: the
+    /// aggregator's program, and the template unless `lambda_only`. Waits until that is done.
+    ///
+    /// # Errors
+    /// As [`deploy`](Self::deploy); none if there is no stack: that is the answer `None`.
+    pub async fn upgrade(
+        &self,
+        program: Option<&Path>,
+        lambda_only: bool,
+        mut progress: impl FnMut(&StackEvent),
+    ) -> Result<Option<Deployment>, StackError> {
+        let Some(found) = self.settle(&mut progress).await? else {
+            return Ok(None);
+        };
+        let change = Change::upgrade(self, program, lambda_only, &found).await?;
+        let operation = self.submit(change, Some(found)).await?;
+        self.finish(operation, progress).await.map(Some)
+    }
+
+    /// Removes the stack with its table and all that is stored, and the aggregator's packages.
+    /// Waits until that is done. False if there was no stack.
+    ///
+    /// # Errors
+    /// [`StackError::Protected`] before anything is changed; [`StackError::Failed`];
+    /// [`StackError::Service`].
+    pub async fn delete(&self, mut progress: impl FnMut(&StackEvent)) -> Result<bool, StackError> {
+        let Some(stack) = self.begin_delete(&mut progress).await? else {
+            return Ok(false);
+        };
+        self.gone(&stack, &mut progress).await?;
+        // What is left of it is a few files, which the next deletion would take along.
+        let packages = stack.parameter("AggregatorCodeBucket");
+        if let Some(bucket) = packages {
+            let artifacts = Artifacts::of(&self.services, &self.stack_name, Some(bucket)).await?;
+            artifacts.clear().await?;
+        }
+        Ok(true)
+    }
+
+    /// As [`delete`](Self::delete), but only waits for what is under way already. None if there is
+    /// no stack. The aggregator's packages stay.
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete).
+    pub async fn begin_delete(
+        &self,
+        mut progress: impl FnMut(&StackEvent),
+    ) -> Result<Option<StackSummary>, StackError> {
+        let Some(mut stack) = self.status().await? else {
+            return Ok(None);
+        };
+        if stack.status.starts_with("UPDATE_") && stack.is_busy() {
+            match self.watch(&stack, &mut progress).await?.0 {
+                Some(quiet) => stack = quiet,
+                None => return Ok(None),
+            }
+        }
+        if stack.parameter("EnableDeletionProtection") == Some("true") {
+            return Err(StackError::Protected(self.stack_name.clone()));
+        }
+        if !stack.status.starts_with("DELETE_") || !stack.is_busy() {
+            let request = self.services.cloudformation.delete_stack();
+            let sent = request.stack_name(&stack.id).send().await;
+            let action = format!("delete stack {}", self.stack_name);
+            sent.map_err(|error| StackError::service(action, error))?;
+        }
+        Ok(Some(stack))
+    }
+
+    /// Waits until an operation that was begun has ended, well or not.
+    async fn finish(
+        &self,
+        operation: Operation,
+        progress: impl FnMut(&StackEvent),
+    ) -> Result<Deployment, StackError> {
+        let stack = match operation {
+            Operation::Nothing => self.found().await?,
+            _ => self.done(progress).await?,
+        };
+        Ok(Deployment { operation, stack })
+    }
+}

@@ -1,0 +1,84 @@
+//! Limits that change while tokens of theirs are held, owed or asked for.
+
+use zae_limiter::Limit;
+use zae_limiter_core::Charges;
+use zae_limiter_tests::desk::Desk;
+
+use super::{drain, level, level_of, limit, per_day, secs};
+
+/// Asked for more at once than flows in during a period, so that nothing is debited meanwhile.
+#[test]
+fn a_raised_limit_applies_to_a_bucket_in_debt() {
+    let (mut desk, mut table) = (Desk::new(&[limit(1, 100)]), None);
+    desk.acquire(&mut table, 1).expect("a token");
+    desk.bucket
+        .charge_anyway(&desk.clock, &desk.limits[0], 1_000);
+    desk.pass(&mut table, secs(3));
+    assert!(level(&table, &desk) < -800, "it is in debt");
+    desk.limits = [limit(20, 1_000)].into();
+    let mut waited = 0;
+    while desk.acquire(&mut table, 50).is_err() {
+        desk.pass(&mut table, secs(1));
+        waited += 1;
+        assert!(waited < 60, "it is still refilled by one per second");
+    }
+}
+
+/// A fresh process that is asked for the first of two limits only.
+fn of_two() -> (Desk, [Limit; 2]) {
+    let both = [per_day("rps", 100), per_day("tps", 50)];
+    (Desk::new(&both[..1]), both)
+}
+
+#[test]
+fn a_debt_of_a_limit_that_is_declared_no_more_is_not_dropped() {
+    let ((mut desk, both), mut table) = (of_two(), None);
+    desk.acquire(&mut table, 1).expect("a token");
+    desk.bucket.charge_anyway(&desk.clock, &both[1], 30);
+    desk.pass(&mut table, secs(3));
+    assert_eq!(level_of(&table, &desk, &both[1]), 20, "30 of 50 are owed");
+}
+
+#[test]
+fn a_credit_of_a_limit_that_is_declared_no_more_is_not_dropped() {
+    let ((mut desk, both), mut table) = (of_two(), None);
+    let mut other = Desk::new(&both[1..]);
+    other.acquire(&mut table, 50).expect("tokens");
+    other.pass(&mut table, secs(3)); // and the table knows that they are spent, not held
+    desk.acquire(&mut table, 1).expect("a token");
+    let charges = Charges::of(1, 30);
+    desk.bucket.give_back(&desk.clock, None, &both, &charges);
+    desk.pass(&mut table, secs(3));
+    assert_eq!(level_of(&table, &desk, &both[1]), 30);
+}
+
+#[test]
+fn a_limit_that_was_cut_is_not_spent_as_it_was() {
+    let (mut desk, mut table) = (Desk::new(&[limit(10, 1_000)]), None);
+    let paid = desk.acquire(&mut table, 500).expect("tokens");
+    let (generation, charges) = (Some(paid.generation), Charges::of(0, 500));
+    desk.bucket
+        .give_back(&desk.clock, generation, &desk.limits, &charges);
+    desk.take(1).expect("500 are in hand");
+    desk.limits = [limit(1, 10)].into();
+    assert_eq!(drain(&mut desk, &mut table), 10);
+}
+
+/// By day 100, by night 10, and over again.
+#[test]
+fn a_limit_that_follows_a_schedule_gains_nothing_by_it() {
+    let (day, night) = ([limit(10, 100)], [limit(1, 10)]);
+    let (mut desk, mut table) = (Desk::new(&day), None);
+    assert_eq!(drain(&mut desk, &mut table), 100);
+    for _ in 0..20 {
+        desk.limits = night.clone().into();
+        assert_eq!(drain(&mut desk, &mut table), 0);
+        desk.limits = day.clone().into();
+        assert_eq!(drain(&mut desk, &mut table), 0);
+    }
+    desk.limits = night.clone().into();
+    assert_eq!(drain(&mut desk, &mut table), 0);
+    desk.pass(&mut table, secs(60));
+    desk.limits = day.into();
+    assert_eq!(drain(&mut desk, &mut table), 10, "what the night allows");
+}
