@@ -17,6 +17,7 @@ mod knowledge;
 mod limit;
 mod local;
 mod names;
+pub mod number;
 pub mod plan;
 mod position;
 mod purse;
@@ -26,6 +27,7 @@ pub mod sabotage;
 pub mod schema;
 pub mod sizing;
 mod time;
+pub mod usage;
 
 pub use block::Schedule;
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};

@@ -3,6 +3,9 @@
 
 use std::fmt::Display;
 
+use crate::WallTime;
+use crate::usage::{self, Window};
+
 /// The version of this layout. A change that older clients cannot live with is a new major
 /// version; 0.2.0 wrote 1.0.0 as well.
 pub const SCHEMA_VERSION: &str = "1.0.0";
@@ -43,6 +46,14 @@ pub const DEFAULT_RESOURCE: &str = "_default_";
 pub const LIMITS_PREFIX: &str = "#LIMIT";
 /// What the sort keys of audit events begin with.
 pub const AUDIT_PREFIX: &str = "#AUDIT#";
+/// What the sort keys of buckets begin with.
+pub const BUCKET_PREFIX: &str = "#BUCKET#";
+/// What the sort keys of usage snapshots begin with.
+pub const USAGE_PREFIX: &str = "#USAGE#";
+/// The attribute of a usage snapshot that counts bucket writes.
+pub const TOTAL_EVENTS: &str = "total_events";
+/// The attribute of a usage snapshot that says which write of the bucket was counted last.
+pub const COUNTED: &str = "counted";
 /// What the sort keys of buckets begin with, in the second index.
 pub const BUCKET_OF_PREFIX: &str = "BUCKET#";
 
@@ -61,7 +72,48 @@ pub fn id_of_entity(pk: &str) -> Option<&str> {
 /// The sort key of a bucket.
 #[must_use]
 pub fn bucket(resource: impl Display) -> String {
-    format!("#BUCKET#{resource}")
+    format!("{BUCKET_PREFIX}{resource}")
+}
+
+/// The resource whose bucket a sort key is of, if it is of one. (The Python library has buckets of
+/// its own, whose sort keys go on with the name of a limit.)
+#[must_use]
+pub fn resource_of_bucket(sk: &str) -> Option<&str> {
+    let resource = sk.strip_prefix(BUCKET_PREFIX)?;
+    (!resource.contains('#')).then_some(resource)
+}
+
+/// The sort key of a usage snapshot.
+#[must_use]
+pub fn usage(resource: impl Display, window: Window, start: WallTime) -> String {
+    format!("{}{}", usage_of(resource, window), usage::timestamp(start))
+}
+
+/// What the sort keys of a resource's usage snapshots of one sort begin with.
+#[must_use]
+pub fn usage_of(resource: impl Display, window: Window) -> String {
+    format!("{USAGE_PREFIX}{resource}#{window}#")
+}
+
+/// What the sort keys of usage snapshots of one sort begin with, in the second index.
+#[must_use]
+pub fn usage_in(window: Window) -> String {
+    format!("USAGE#{window}#")
+}
+
+/// The sort key of a usage snapshot, in the second index.
+#[must_use]
+pub fn usage_by(window: Window, start: WallTime, id: impl Display) -> String {
+    format!("{}{}#{id}", usage_in(window), usage::timestamp(start))
+}
+
+/// What snapshot of which resource a sort key is of, if it is of one.
+#[must_use]
+pub fn snapshot_of_usage(sk: &str) -> Option<(&str, Window, WallTime)> {
+    let mut parts = sk.strip_prefix(USAGE_PREFIX)?.split('#');
+    let (resource, window, start) = (parts.next()?, parts.next()?, parts.next()?);
+    let start = usage::parse_timestamp(start)?;
+    (parts.next().is_none()).then_some((resource, window.parse().ok()?, start))
 }
 
 /// The partition key of the children of an entity, in the first index.

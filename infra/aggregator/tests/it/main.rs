@@ -1,0 +1,5 @@
+//! The aggregator against the truth, and against real services: `tests/run` starts them.
+
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
+mod truth;
