@@ -61,9 +61,10 @@ impl RateLimiter {
             Some(parent) => event.detail("parent_id", parent.as_str()),
             None => event,
         };
-        let written = self.engine.store.create_entity(&entity, &event).await?;
+        let written = self.engine.store.create_entity(&entity, &event).await;
+        // Also if it has failed: it may have been done.
         self.engine.catalog.forget_entity(&entity.id).await;
-        match (written, &entity.parent_id) {
+        match (written?, &entity.parent_id) {
             (EntityWrite::Done, _) => Ok(entity),
             (EntityWrite::ParentMissing, Some(parent)) => {
                 Err(Error::EntityNotFound(parent.clone()))
@@ -121,10 +122,10 @@ impl RateLimiter {
         change: &EntityChange,
         event: &AuditEvent,
     ) -> Result<(), Error> {
-        let written = self.engine.store.update_entity(id, change, event).await?;
+        let written = self.engine.store.update_entity(id, change, event).await;
         self.engine.catalog.forget_entity(id).await;
         let parent = change.parent_id.clone().flatten();
-        match (written, parent) {
+        match (written?, parent) {
             (EntityWrite::Done, _) => Ok(()),
             (EntityWrite::ParentMissing, Some(parent)) => Err(Error::EntityNotFound(parent)),
             _ => Err(Error::EntityNotFound(id.to_owned())),
@@ -141,9 +142,9 @@ impl RateLimiter {
     pub async fn delete_entity(&self, id: &str) -> Result<(), Error> {
         validate_identifier("entity_id", id)?;
         let event = self.event(AuditAction::EntityDeleted, id);
-        let found = self.engine.store.delete_entity(id, &event).await?;
+        let found = self.engine.store.delete_entity(id, &event).await;
         self.engine.catalog.forget_entity(id).await;
-        if found {
+        if found? {
             Ok(())
         } else {
             Err(Error::EntityNotFound(id.to_owned()))
@@ -198,11 +199,9 @@ impl RateLimiter {
         let event = self.event(AuditAction::LimitsSet, &owner.audit_id());
         let names: Vec<&str> = limits.iter().map(Limit::name).collect();
         let event = on_resource(event, scope).detail("limits", names);
-        self.engine
-            .store
-            .write_limits(scope, limits, &event)
-            .await?;
+        let written = self.engine.store.write_limits(scope, limits, &event).await;
         self.engine.catalog.forget_limits(&owner).await;
+        written?;
         Ok(())
     }
 
@@ -224,9 +223,9 @@ impl RateLimiter {
         let owner = scope.owner();
         let event = self.event(AuditAction::LimitsDeleted, &owner.audit_id());
         let event = on_resource(event, scope);
-        let found = self.engine.store.write_limits(scope, &[], &event).await?;
+        let found = self.engine.store.write_limits(scope, &[], &event).await;
         self.engine.catalog.forget_limits(&owner).await;
-        Ok(found)
+        Ok(found?)
     }
 
     /// Forgets what this process remembers of entities and stored limits: the next acquires ask

@@ -48,8 +48,8 @@ pub use lease::Lease;
 
 use crate::reconciler::Closed;
 use crate::{
-    AuditEvent, Available, Entity, EntityChange, Error, Limit, LimitScope, Metrics, NewEntity,
-    Page, PageRequest, RateLimiterBuilder,
+    AuditEvent, Available, Entity, EntityCapacity, EntityChange, Error, Limit, LimitScope, Metrics,
+    NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity,
 };
 use home::Home;
 
@@ -154,6 +154,11 @@ impl RateLimiter {
         set_limits(scope: &LimitScope, limits: &[Limit]) -> Result<(), Error>;
         get_limits(scope: &LimitScope) -> Result<Vec<Limit>, Error>;
         delete_limits(scope: &LimitScope) -> Result<bool, Error>;
+        get_resource_capacity(resource: &str, limit_name: &str, parents_only: bool)
+            -> Result<ResourceCapacity, Error>;
+        list_resource_capacity(
+            resource: &str, limit_name: &str, parents_only: bool, page: &PageRequest
+        ) -> Result<Page<EntityCapacity>, Error>;
         get_audit_events(entity_id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
     }
 }

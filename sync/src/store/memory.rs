@@ -179,6 +179,14 @@ impl Store for MemoryStore {
         Ok(self.0.lock().entities.get(id).cloned())
     }
 
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        let table = self.0.lock();
+        Ok(ids
+            .iter()
+            .filter_map(|id| table.entities.get(id).cloned())
+            .collect())
+    }
+
     async fn read_children(
         &self,
         parent_id: &str,

@@ -4,7 +4,9 @@
 
 mod acceptance;
 mod blocking;
+mod capacity;
 mod cascade;
+mod catalog;
 mod closing;
 mod conformance;
 mod data;

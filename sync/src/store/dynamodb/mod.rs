@@ -330,6 +330,10 @@ impl Store for DynamoDbStore {
         self.entity(id).await
     }
 
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        self.entities(ids).await
+    }
+
     async fn read_children(
         &self,
         parent_id: &str,
