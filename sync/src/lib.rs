@@ -74,6 +74,8 @@ mod resolve;
 pub mod guide {}
 #[doc = include_str!("../MIGRATING.md")]
 pub mod migrating {}
+#[doc = include_str!("../OPERATIONS.md")]
+pub mod operations {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
