@@ -91,7 +91,7 @@ scenarios! {
     looks:
         looks_consume_nothing_and_know_the_parent,
         a_lease_says_how_its_limits_stand,
-        what_all_have_left_is_added_up,
+        the_capacity_of_a_resource_is_that_of_all,
         a_table_of_another_layout_is_not_touched;
     outages:
         an_outage_is_answered_as_the_failure_mode_says,
