@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::{ValidationError, validate_identifier};
 
+use crate::entity::{validate_entity_name, validate_metadata};
 use crate::store::EntityWrite;
 use crate::{
-    AuditAction, AuditEvent, Entity, EntityChange, Error, Limit, LimitScope, Page, PageRequest,
-    RateLimiter, checked, validate_stored_limits,
+    AuditAction, AuditEvent, Entity, EntityChange, Error, Limit, LimitOwner, LimitScope, Page,
+    PageRequest, RateLimiter, checked, validate_stored_limits,
 };
 
 impl RateLimiter {
@@ -47,6 +48,11 @@ impl RateLimiter {
         if let Some(parent_id) = &entity.parent_id {
             validate_parent(&entity.id, parent_id)?;
         }
+        entity
+            .name
+            .as_deref()
+            .map_or(Ok(()), validate_entity_name)?;
+        validate_metadata(&entity.metadata)?;
         let entity = Entity {
             name: entity.name.unwrap_or_else(|| entity.id.clone()),
             id: entity.id,
@@ -112,6 +118,11 @@ impl RateLimiter {
         if let Some(Some(parent_id)) = &change.parent_id {
             validate_parent(id, parent_id)?;
         }
+        change
+            .name
+            .as_deref()
+            .map_or(Ok(()), validate_entity_name)?;
+        change.metadata.as_ref().map_or(Ok(()), validate_metadata)?;
         let event = self.event(AuditAction::EntityUpdated, id);
         self.update(id, change, &event).await
     }
@@ -239,12 +250,13 @@ impl RateLimiter {
     /// are kept for 90 days.
     ///
     /// # Errors
-    /// Those of the table.
+    /// [`Error::Validation`], and those of the table.
     pub async fn get_audit_events(
         &self,
         entity_id: &str,
         page: &PageRequest,
     ) -> Result<Page<AuditEvent>, Error> {
+        LimitOwner::of_audit_id(entity_id)?;
         Ok(self.engine.store.read_audit_events(entity_id, page).await?)
     }
 

@@ -34,7 +34,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<Table>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Table {
     buckets: HashMap<BucketKey, BucketItem>,
     entities: BTreeMap<String, Entity>,
@@ -88,6 +88,14 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// A table of its own that holds the same. Tables that hold the same are equal, so a test can
+    /// tell whether anything was changed.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let table = self.0.lock().clone();
+        Self(Arc::new(Mutex::new(table)))
+    }
+
     /// Makes a conditional write at once, without a runtime.
     pub fn write(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
         let mut table = self.0.lock();
@@ -106,6 +114,15 @@ impl MemoryStore {
     #[must_use]
     pub fn bucket(&self, key: &BucketKey) -> Option<BucketItem> {
         self.0.lock().buckets.get(key).cloned()
+    }
+}
+
+impl PartialEq for MemoryStore {
+    fn eq(&self, other: &Self) -> bool {
+        // One lock at a time: it may be the same table.
+        let table = self.copy();
+        let table = table.0.lock();
+        *table == *other.0.lock()
     }
 }
 

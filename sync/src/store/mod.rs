@@ -216,6 +216,11 @@ impl StoreError {
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+
+    /// The rule that the caller's input breaks, if that is what is wrong.
+    pub(crate) fn broken_rule(&self) -> Option<&ValidationError> {
+        self.source.as_deref()?.downcast_ref()
+    }
 }
 
 impl From<ValidationError> for StoreError {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod acceptance;
+mod bad_input;
 mod blocking;
 mod capacity;
 mod cascade;
