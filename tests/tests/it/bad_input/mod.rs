@@ -368,6 +368,8 @@ mod regressions {
             let page = first.clone().after(token.clone());
             let children = limiter.list_children("parent", &page).await;
             assert_eq!(kind(children), ErrorKind::Validation, "{token}");
+            let events = limiter.get_audit_events("parent", &page).await;
+            assert_eq!(kind(events), ErrorKind::Validation, "{token}");
         }
         Ok(())
     }
