@@ -49,7 +49,7 @@ pub use lease::Lease;
 use crate::reconciler::Closed;
 use crate::{
     AuditEvent, Available, Entity, EntityChange, Error, Limit, LimitScope, Metrics, NewEntity,
-    Page, PageRequest, RateLimiterBuilder,
+    Page, PageRequest, RateLimiterBuilder, UsageQuery, UsageSnapshot, UsageSummary,
 };
 use home::Home;
 
@@ -155,6 +155,8 @@ impl RateLimiter {
         get_limits(scope: &LimitScope) -> Result<Vec<Limit>, Error>;
         delete_limits(scope: &LimitScope) -> Result<bool, Error>;
         get_audit_events(entity_id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
+        get_usage(query: &UsageQuery, page: &PageRequest) -> Result<Page<UsageSnapshot>, Error>;
+        summarize_usage(query: &UsageQuery) -> Result<UsageSummary, Error>;
     }
 }
 
