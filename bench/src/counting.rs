@@ -78,6 +78,10 @@ impl Store for CountingStore {
         self.store.read_entity(id).await
     }
 
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        self.store.read_entities(ids).await
+    }
+
     async fn read_children(
         &self,
         parent_id: &str,

@@ -42,5 +42,5 @@ pub use names::{
     IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_identifier, validate_name,
 };
 pub use position::Position;
-pub use request::{Charges, Request};
+pub use request::{Charges, LIMITS_MAX, Request};
 pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

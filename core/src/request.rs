@@ -4,6 +4,10 @@ use crate::key::same;
 use crate::purse::{LANE_BITS, LANE_MAX, LANES};
 use crate::{Limit, ValidationError};
 
+/// The most limits of a bucket. One write changes all of them, and DynamoDB holds an expression to
+/// 4 kB and 300 operators.
+pub const LIMITS_MAX: usize = 16;
+
 /// What one acquire asks of each bucket that it touches.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -102,10 +106,9 @@ impl<'a> Request<'a> {
     /// Checks what cannot be right whatever the bucket holds.
     ///
     /// # Errors
-    /// [`ValidationError`] if there are no limits or more than 64, if a limit is declared or
+    /// [`ValidationError`] if there are no limits or more than [`LIMITS_MAX`], if a limit is declared or
     /// named twice, if a name is not among the limits, or if an amount is over the limit's burst.
     pub fn validate(&self) -> Result<(), ValidationError> {
-        const LIMITS_MAX: usize = 64;
         if self.limits.is_empty() {
             let rule = "at least one limit is needed; pass it to limits(..)";
             return Err(ValidationError::new("limits", "[]", rule));

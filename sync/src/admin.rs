@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::{ValidationError, validate_identifier};
 
+use crate::entity::{validate_entity_name, validate_metadata};
 use crate::store::EntityWrite;
 use crate::{
-    AuditAction, AuditEvent, Entity, EntityChange, Error, Limit, LimitScope, Page, PageRequest,
-    RateLimiter, checked, validate_stored_limits,
+    AuditAction, AuditEvent, Entity, EntityChange, Error, Limit, LimitOwner, LimitScope, Page,
+    PageRequest, RateLimiter, checked, validate_stored_limits,
 };
 
 impl RateLimiter {
@@ -47,6 +48,11 @@ impl RateLimiter {
         if let Some(parent_id) = &entity.parent_id {
             validate_parent(&entity.id, parent_id)?;
         }
+        entity
+            .name
+            .as_deref()
+            .map_or(Ok(()), validate_entity_name)?;
+        validate_metadata(&entity.metadata)?;
         let entity = Entity {
             name: entity.name.unwrap_or_else(|| entity.id.clone()),
             id: entity.id,
@@ -61,9 +67,10 @@ impl RateLimiter {
             Some(parent) => event.detail("parent_id", parent.as_str()),
             None => event,
         };
-        let written = self.engine.store.create_entity(&entity, &event).await?;
+        let written = self.engine.store.create_entity(&entity, &event).await;
+        // Also if it has failed: it may have been done.
         self.engine.catalog.forget_entity(&entity.id).await;
-        match (written, &entity.parent_id) {
+        match (written?, &entity.parent_id) {
             (EntityWrite::Done, _) => Ok(entity),
             (EntityWrite::ParentMissing, Some(parent)) => {
                 Err(Error::EntityNotFound(parent.clone()))
@@ -111,6 +118,11 @@ impl RateLimiter {
         if let Some(Some(parent_id)) = &change.parent_id {
             validate_parent(id, parent_id)?;
         }
+        change
+            .name
+            .as_deref()
+            .map_or(Ok(()), validate_entity_name)?;
+        change.metadata.as_ref().map_or(Ok(()), validate_metadata)?;
         let event = self.event(AuditAction::EntityUpdated, id);
         self.update(id, change, &event).await
     }
@@ -121,10 +133,10 @@ impl RateLimiter {
         change: &EntityChange,
         event: &AuditEvent,
     ) -> Result<(), Error> {
-        let written = self.engine.store.update_entity(id, change, event).await?;
+        let written = self.engine.store.update_entity(id, change, event).await;
         self.engine.catalog.forget_entity(id).await;
         let parent = change.parent_id.clone().flatten();
-        match (written, parent) {
+        match (written?, parent) {
             (EntityWrite::Done, _) => Ok(()),
             (EntityWrite::ParentMissing, Some(parent)) => Err(Error::EntityNotFound(parent)),
             _ => Err(Error::EntityNotFound(id.to_owned())),
@@ -141,9 +153,9 @@ impl RateLimiter {
     pub async fn delete_entity(&self, id: &str) -> Result<(), Error> {
         validate_identifier("entity_id", id)?;
         let event = self.event(AuditAction::EntityDeleted, id);
-        let found = self.engine.store.delete_entity(id, &event).await?;
+        let found = self.engine.store.delete_entity(id, &event).await;
         self.engine.catalog.forget_entity(id).await;
-        if found {
+        if found? {
             Ok(())
         } else {
             Err(Error::EntityNotFound(id.to_owned()))
@@ -198,11 +210,9 @@ impl RateLimiter {
         let event = self.event(AuditAction::LimitsSet, &owner.audit_id());
         let names: Vec<&str> = limits.iter().map(Limit::name).collect();
         let event = on_resource(event, scope).detail("limits", names);
-        self.engine
-            .store
-            .write_limits(scope, limits, &event)
-            .await?;
+        let written = self.engine.store.write_limits(scope, limits, &event).await;
         self.engine.catalog.forget_limits(&owner).await;
+        written?;
         Ok(())
     }
 
@@ -224,9 +234,9 @@ impl RateLimiter {
         let owner = scope.owner();
         let event = self.event(AuditAction::LimitsDeleted, &owner.audit_id());
         let event = on_resource(event, scope);
-        let found = self.engine.store.write_limits(scope, &[], &event).await?;
+        let found = self.engine.store.write_limits(scope, &[], &event).await;
         self.engine.catalog.forget_limits(&owner).await;
-        Ok(found)
+        Ok(found?)
     }
 
     /// Forgets what this process remembers of entities and stored limits: the next acquires ask
@@ -240,12 +250,13 @@ impl RateLimiter {
     /// are kept for 90 days.
     ///
     /// # Errors
-    /// Those of the table.
+    /// [`Error::Validation`], and those of the table.
     pub async fn get_audit_events(
         &self,
         entity_id: &str,
         page: &PageRequest,
     ) -> Result<Page<AuditEvent>, Error> {
+        LimitOwner::of_audit_id(entity_id)?;
         Ok(self.engine.store.read_audit_events(entity_id, page).await?)
     }
 

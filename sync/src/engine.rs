@@ -63,8 +63,6 @@ impl Engine {
         clock: Clock,
         settings: &Settings,
     ) -> Self {
-        let entity_ttl = Duration::from_millis(settings.entity_ttl_ms);
-        let limits_ttl = Duration::from_millis(settings.limits_ttl_ms);
         Self {
             name,
             store,
@@ -78,7 +76,7 @@ impl Engine {
             failure_mode: settings.failure_mode,
             acquire_timeout: Duration::from_millis(settings.acquire_timeout_ms),
             idle_ttl: Duration::from_millis(settings.idle_ttl_ms),
-            catalog: Catalog::new(entity_ttl, limits_ttl),
+            catalog: Catalog::new(settings),
             cascade_by_entity: settings.cascade_by_entity,
             low: ArrayQueue::new(LOW_MAX),
             urgent: SegQueue::new(),

@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use zae_limiter_core::WallTime;
+use zae_limiter_core::{ValidationError, WallTime};
+
+/// The longest name of an entity, and the longest key of its metadata, in bytes.
+pub const ENTITY_TEXT_LEN_MAX: usize = 1_024;
+/// The most metadata of an entity, in bytes: keys and values, and eight for each pair. An item of
+/// DynamoDB holds 400 kB.
+pub const METADATA_LEN_MAX: usize = 350_000;
 
 use crate::checked;
 
@@ -93,6 +99,34 @@ pub struct EntityChange {
     /// Whether its acquires charge its parent too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<bool>,
+}
+
+/// Checks the name of an entity: at most [`ENTITY_TEXT_LEN_MAX`] bytes of whatever text.
+pub(crate) fn validate_entity_name(name: &str) -> Result<(), ValidationError> {
+    if name.len() > ENTITY_TEXT_LEN_MAX {
+        let rule = format!("exceeds maximum length of {ENTITY_TEXT_LEN_MAX} bytes");
+        return Err(ValidationError::new("name", name, rule));
+    }
+    Ok(())
+}
+
+/// Checks that metadata fit an item: keys are not empty and at most [`ENTITY_TEXT_LEN_MAX`] bytes,
+/// all of it at most [`METADATA_LEN_MAX`].
+pub(crate) fn validate_metadata(
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), ValidationError> {
+    let wrong_key = |key: &&String| !(1..=ENTITY_TEXT_LEN_MAX).contains(&key.len());
+    if let Some(key) = metadata.keys().find(wrong_key) {
+        let rule = format!("a key has 1 to {ENTITY_TEXT_LEN_MAX} bytes");
+        return Err(ValidationError::new("metadata", key, rule));
+    }
+    let pairs = metadata.iter();
+    let size: usize = pairs.map(|(key, value)| key.len() + value.len() + 8).sum();
+    if size > METADATA_LEN_MAX {
+        let rule = format!("keys and values exceed {METADATA_LEN_MAX} bytes");
+        return Err(ValidationError::new("metadata", size, rule));
+    }
+    Ok(())
 }
 
 /// A time as v0.2.0 wrote it: RFC 3339 in UTC.

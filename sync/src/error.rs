@@ -199,6 +199,9 @@ impl Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
+        match error.broken_rule() {
+            Some(rule) => Self::Validation(rule.clone()),
+            None => Self::Store(Arc::new(error)),
+        }
     }
 }

@@ -53,6 +53,7 @@ mod admission;
 mod audit;
 pub mod blocking;
 pub mod breaker;
+mod capacity;
 mod catalog;
 mod checked;
 mod engine;
@@ -73,6 +74,8 @@ mod resolve;
 pub mod guide {}
 #[doc = include_str!("../MIGRATING.md")]
 pub mod migrating {}
+#[doc = include_str!("../OPERATIONS.md")]
+pub mod operations {}
 #[doc = include_str!("../SEMANTICS.md")]
 pub mod semantics {}
 pub mod settings;
@@ -89,7 +92,8 @@ mod version;
 pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;
 pub use audit::{AUDIT_RETENTION, AuditAction, AuditEvent};
-pub use entity::{Entity, EntityChange};
+pub use capacity::{EntityCapacity, ResourceCapacity};
+pub use entity::{ENTITY_TEXT_LEN_MAX, Entity, EntityChange, METADATA_LEN_MAX};
 pub use error::{Error, ErrorKind};
 pub use exceeded::{LimitStatus, RateLimitExceeded};
 pub use handle::BucketHandle;

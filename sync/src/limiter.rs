@@ -74,14 +74,14 @@ impl RateLimiter {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let engine = &self.engine;
-        Metrics {
+        let mut metrics = Metrics {
             breaker_opened: engine.breaker.opened(),
             breaker_open: engine.breaker.is_open(),
             cached_buckets: engine.cache.len(),
-            catalog_loads: engine.catalog.loads.get(),
-            catalog_entries: engine.catalog.len(),
             ..engine.counters.snapshot()
-        }
+        };
+        engine.catalog.count(&mut metrics);
+        metrics
     }
 
     /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the

@@ -61,11 +61,7 @@ impl Counters {
             admitted_open: self.admitted_open.get(),
             admitted_local: self.admitted_local.get(),
             refused_local: self.refused_local.get(),
-            breaker_opened: 0,
-            breaker_open: false,
-            cached_buckets: 0,
-            catalog_loads: 0,
-            catalog_entries: 0,
+            ..Metrics::default()
         }
     }
 }
@@ -105,8 +101,17 @@ pub struct Metrics {
     pub breaker_open: bool,
     /// Buckets in memory.
     pub cached_buckets: usize,
+    /// Looks for an entity or for somebody's stored limits that memory has answered.
+    pub catalog_hits: u64,
+    /// Those that had to wait for the table: every one is a load, or coalesced with one.
+    pub catalog_misses: u64,
     /// Reads of entities and of stored limits.
     pub catalog_loads: u64,
+    /// Looks that were answered by the read of another.
+    pub catalog_coalesced: u64,
+    /// Entities and owners of stored limits that were dropped from memory, or not let in, because
+    /// there were too many.
+    pub catalog_evictions: u64,
     /// Entities and owners of stored limits in memory, about.
     pub catalog_entries: u64,
 }

@@ -145,6 +145,9 @@ pub struct Settings {
     pub entity_ttl_ms: u64,
     /// How long stored limits are taken for known, in milliseconds. Default: 30000.
     pub limits_ttl_ms: u64,
+    /// How many entities, and how many owners of stored limits, are remembered at most. What is
+    /// used most stays. Default: 1000000.
+    pub catalog_entries_max: u64,
     /// Whether an acquire that does not say whether it cascades does as the entity says
     /// ([`Entity::cascade`](crate::Entity::cascade)). The entity is then looked up for every such
     /// acquire, in memory as a rule. Default: false.
@@ -170,6 +173,7 @@ impl Default for Settings {
             acquire_timeout_ms: 5_000,
             entity_ttl_ms: 30_000,
             limits_ttl_ms: 30_000,
+            catalog_entries_max: 1_000_000,
             cascade_by_entity: false,
             idle_ttl_ms: 600_000,
             auto_update: true,
@@ -284,6 +288,9 @@ impl Settings {
             if !(1..=86_400_000).contains(&value) {
                 wrong.push(format!("{name} is {value}; it must be 1 to 86400000"));
             }
+        }
+        if self.catalog_entries_max == 0 {
+            wrong.push("catalog_entries_max is 0; it must be at least 1".to_owned());
         }
         if wrong.is_empty() {
             Ok(())

@@ -7,9 +7,13 @@ use zae_limiter_core::{ValidationError, schema, validate_identifier, validate_na
 
 use crate::{Limit, checked};
 
-/// The most limits in a stored set. A set is replaced in one transaction, which DynamoDB holds
-/// to 100 items: as many new ones, as many old ones, and two more.
-pub const STORED_LIMITS_MAX: usize = 40;
+/// The most limits in a stored set: as many as fit one bucket.
+pub const STORED_LIMITS_MAX: usize = zae_limiter_core::LIMITS_MAX;
+
+/// What stands for an entity in events of the limits of all.
+const AUDIT_SYSTEM: &str = "$SYSTEM";
+/// What stands for one in events of the limits of a resource, before its name.
+const AUDIT_RESOURCE: &str = "$RESOURCE:";
 
 /// Where stored limits hold: for an entity and a resource, for an entity and any resource, for a
 /// resource and any entity, or for all.
@@ -162,9 +166,22 @@ impl LimitOwner {
     pub fn audit_id(&self) -> String {
         match self {
             Self::Entity(id) => id.clone(),
-            Self::Resource(resource) => format!("$RESOURCE:{resource}"),
-            Self::System => "$SYSTEM".to_owned(),
+            Self::Resource(resource) => format!("{AUDIT_RESOURCE}{resource}"),
+            Self::System => AUDIT_SYSTEM.to_owned(),
         }
+    }
+
+    /// The owner whose [`audit_id`](Self::audit_id) it is.
+    pub(crate) fn of_audit_id(id: &str) -> Result<Self, ValidationError> {
+        if id == AUDIT_SYSTEM {
+            return Ok(Self::System);
+        }
+        if let Some(resource) = id.strip_prefix(AUDIT_RESOURCE) {
+            validate_name("resource", resource)?;
+            return Ok(Self::Resource(resource.to_owned()));
+        }
+        validate_identifier("entity_id", id)?;
+        Ok(Self::Entity(id.to_owned()))
     }
 
     /// The partition that its limits are in.
@@ -248,6 +265,8 @@ mod tests {
         ] {
             let found = scope.owner().scope(scope.resource_key());
             assert_eq!(found.as_ref(), Some(&scope));
+            let owner = scope.owner();
+            assert_eq!(LimitOwner::of_audit_id(&owner.audit_id()), Ok(owner));
             let json = serde_json::to_string(&scope).unwrap();
             assert_eq!(serde_json::from_str::<LimitScope>(&json).unwrap(), scope);
         }
@@ -262,7 +281,7 @@ mod tests {
         let limits: Vec<_> = (0..=STORED_LIMITS_MAX).map(limit).collect();
         validate_stored_limits(&limits[..STORED_LIMITS_MAX]).unwrap();
         let error = validate_stored_limits(&limits).unwrap_err().to_string();
-        assert!(error.contains("at most 40"), "{error}");
+        assert!(error.contains("at most 16"), "{error}");
         let error = validate_stored_limits(&[limit(1), limit(2), limit(1)]).unwrap_err();
         assert_eq!((error.field(), error.value()), ("limit name", "l1"));
     }

@@ -37,6 +37,11 @@ impl Failure {
         Self::new(Self::FAILED, message)
     }
 
+    /// AWS could not be asked, or said no.
+    pub(crate) fn aws(message: impl Into<String>) -> Self {
+        Self::new(Self::AWS, message)
+    }
+
     /// There is no such thing.
     pub(crate) fn absent(message: impl Into<String>) -> Self {
         Self::new(Self::ABSENT, message)
@@ -110,7 +115,7 @@ impl From<StackError> for Failure {
         match error.kind() {
             StackErrorKind::Invalid => Self::invalid(error.to_string()),
             StackErrorKind::Failed => Self::failed(error.to_string()),
-            _ => Self::new(Self::AWS, error.to_string()),
+            _ => Self::aws(error.to_string()),
         }
     }
 }
@@ -125,7 +130,7 @@ impl From<Error> for Failure {
                     Self::absent(error.to_string())
                 }
                 ErrorKind::Store | ErrorKind::AccessDenied | ErrorKind::Unavailable => {
-                    Self::new(Self::AWS, error.to_string())
+                    Self::aws(error.to_string())
                 }
                 ErrorKind::Settings => Self::invalid(error.to_string()),
                 _ => Self::failed(error.to_string()),
@@ -138,7 +143,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error.kind() {
             StoreErrorKind::TableMissing => Self::absent(error.to_string()),
-            _ => Self::new(Self::AWS, error.to_string()),
+            _ => Self::aws(error.to_string()),
         }
     }
 }

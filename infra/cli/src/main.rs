@@ -32,6 +32,11 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // What goes on although something is wrong.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .init();
     let output = Output::new(arguments.json);
     match arguments.command.run(&output).await {
         Ok(()) => ExitCode::SUCCESS,

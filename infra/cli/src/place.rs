@@ -1,5 +1,6 @@
 //! Which limiter, and where: the options that commands have in common.
 
+use aws_config::{BehaviorVersion, SdkConfig};
 use clap::Args;
 use zae_limiter::store::{ConnectOptions, DynamoDbStore};
 use zae_limiter::{Mode, RateLimiter, StackConnectOptions, StackManager, table_name};
@@ -78,6 +79,18 @@ impl Place {
             options = options.endpoint_url(url);
         }
         Ok(DynamoDbStore::connect(options).await?)
+    }
+
+    /// How AWS is reached.
+    pub(crate) async fn aws(&self) -> SdkConfig {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(region) = &self.region.region {
+            loader = loader.region(aws_config::Region::new(region.clone()));
+        }
+        if let Some(url) = &self.region.endpoint_url {
+            loader = loader.endpoint_url(url);
+        }
+        loader.load().await
     }
 
     /// A limiter that keeps no tokens in hand.

@@ -12,7 +12,7 @@ use zae_limiter_core::{TABLE_PREFIX, table_name};
 use crate::artifacts::Artifacts;
 use crate::connect::Services;
 use crate::state::State;
-use crate::{ConnectOptions, StackError, StackEvent, StackOptions, StackSummary};
+use crate::{ConnectOptions, Package, StackError, StackEvent, StackOptions, StackSummary};
 
 use change::Change;
 
@@ -143,8 +143,12 @@ impl StackManager {
         mut progress: impl FnMut(&StackEvent),
     ) -> Result<Operation, StackError> {
         options.to_parameters(&self.stack_name)?;
+        let package = match options.has_aggregator() {
+            true => Package::of(options.program())?,
+            false => None,
+        };
         let found = self.settle(&mut progress).await?;
-        let change = Change::to(self, options, found.as_ref()).await?;
+        let change = Change::to(self, options, package.as_ref(), found.as_ref()).await?;
         self.submit(change, found).await
     }
 
@@ -159,10 +163,11 @@ impl StackManager {
         lambda_only: bool,
         mut progress: impl FnMut(&StackEvent),
     ) -> Result<Option<Deployment>, StackError> {
+        let package = Package::of(program)?;
         let Some(found) = self.settle(&mut progress).await? else {
             return Ok(None);
         };
-        let change = Change::upgrade(self, program, lambda_only, &found).await?;
+        let change = Change::upgrade(self, package.as_ref(), lambda_only, &found).await?;
         let operation = self.submit(change, Some(found)).await?;
         self.finish(operation, progress).await.map(Some)
     }

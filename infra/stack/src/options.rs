@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zae_limiter_core::ValidationError;
+use zae_limiter_core::usage::Window;
 
 use crate::StackError;
 
@@ -208,9 +209,12 @@ impl StackOptions {
         self
     }
 
-    pub(crate) fn aggregator(&self) -> Option<Option<&Path>> {
-        let program = self.aggregator_program.as_deref();
-        self.enable_aggregator.then_some(program)
+    pub(crate) fn has_aggregator(&self) -> bool {
+        self.enable_aggregator
+    }
+
+    pub(crate) fn program(&self) -> Option<&Path> {
+        self.aggregator_program.as_deref()
     }
 
     pub(crate) fn bucket(&self) -> Option<&str> {
@@ -245,9 +249,8 @@ impl StackOptions {
             let rule = format!("must be one of {days}");
             fail("log_retention_days", &self.log_retention_days, &rule);
         }
-        if !are_windows(&self.snapshot_windows) {
-            let rule = "must be some of hourly, daily and monthly, each once, separated by commas";
-            fail("snapshot_windows", &self.snapshot_windows, rule);
+        if let Err(error) = Window::parse_list(&self.snapshot_windows) {
+            fail("snapshot_windows", &self.snapshot_windows, error.rule());
         }
         if let Some(topic) = &self.alarm_sns_topic
             && !is_arn(topic, "sns")
@@ -336,16 +339,13 @@ impl StackOptions {
             ("PermissionBoundary", text(&self.permission_boundary)),
             ("RoleName", text(&self.role_name(stack_name)?)),
             ("SnapshotRetentionDays", self.retention_days.to_string()),
-            ("SnapshotWindows", self.snapshot_windows.clone()),
+            (
+                "SnapshotWindows",
+                // Without the spaces that may be in the list.
+                self.snapshot_windows.replace(' ', ""),
+            ),
         ]))
     }
-}
-
-fn are_windows(text: &str) -> bool {
-    let windows: Vec<_> = text.split(',').collect();
-    let known = |window: &&str| matches!(*window, "hourly" | "daily" | "monthly");
-    let once = |(i, window): (usize, &&str)| !windows[..i].contains(window);
-    windows.iter().all(known) && windows.iter().enumerate().all(once)
 }
 
 /// Whether it is `arn:PARTITION:SERVICE:REGION:ACCOUNT:SOMETHING`.

@@ -127,6 +127,14 @@ impl Package {
         programs.find(|program| program.is_file())
     }
 
+    /// Makes the package of this program, or else of the one that is installed, if it is.
+    pub(crate) fn of(program: Option<&Path>) -> Result<Option<Self>, PackageError> {
+        let program = program.map(Into::into).or_else(Self::find_program);
+        program
+            .map(|program| Self::from_program(&program))
+            .transpose()
+    }
+
     /// Makes the package of a program.
     ///
     /// # Errors
@@ -142,7 +150,7 @@ impl Package {
             path: path.into(),
             reason,
         };
-        let (architecture, glibc) = inspect(&program).map_err(unfit)?;
+        let (architecture, glibc) = inspect(&program, GLIBC_MAX).map_err(unfit)?;
         if program.len() > SIZE_MAX {
             let size = program.len() >> 20;
             return Err(unfit(format!(
@@ -178,7 +186,10 @@ fn zip(program: &[u8]) -> zip::result::ZipResult<Vec<u8>> {
 }
 
 /// The processor and the C library of a program; else what is wrong with it.
-fn inspect(program: &[u8]) -> Result<(Architecture, Option<(u32, u32)>), String> {
+fn inspect(
+    program: &[u8],
+    glibc_max: (u32, u32),
+) -> Result<(Architecture, Option<(u32, u32)>), String> {
     let broken = |error: object::Error| format!("it cannot be read as a program: {error}");
     if !matches!(FileKind::parse(program), Ok(FileKind::Elf64)) {
         return Err("it is not a 64-bit Linux program; build it on Linux".to_owned());
@@ -212,8 +223,8 @@ fn inspect(program: &[u8]) -> Result<(Architecture, Option<(u32, u32)>), String>
         }
     }
     match glibc {
-        Some(needed) if needed > GLIBC_MAX => {
-            let ((major, minor), (max_major, max_minor)) = (needed, GLIBC_MAX);
+        Some(needed) if needed > glibc_max => {
+            let ((major, minor), (max_major, max_minor)) = (needed, glibc_max);
             Err(format!(
                 "it needs glibc {major}.{minor}, the runtime has {max_major}.{max_minor}; build it \
                  on an older Linux (as in the image amazonlinux:2023), or with cargo-zigbuild"
@@ -247,16 +258,19 @@ mod tests {
         assert_eq!(glibc_version(b"GLIBC_PRIVATE"), None);
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[test]
-    fn a_program_of_this_machine_is_read() {
-        let own = std::env::current_exe().unwrap();
-        let program = std::fs::read(&own).unwrap();
-        // The test itself is linked on this machine, whose C library may be too new.
-        match inspect(&program) {
-            Ok((_, glibc)) => assert!(glibc.is_none_or(|glibc| glibc <= GLIBC_MAX)),
-            Err(reason) => assert!(reason.contains("it needs glibc"), "{reason}"),
-        }
+    fn a_program_that_needs_a_later_library_is_refused() {
+        // The test itself: linked against the library of this machine.
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let (_, glibc) = inspect(&program, (9, 9)).unwrap();
+        let (major, minor) = glibc.expect("a need");
+        assert!(major == 2 && minor >= 17, "{major}.{minor}");
+        let reason = inspect(&program, (2, minor - 1)).unwrap_err();
+        assert!(
+            reason.contains(&format!("it needs glibc 2.{minor}")),
+            "{reason}"
+        );
     }
 
     #[test]

@@ -81,6 +81,13 @@ fn the_table_is_the_one_that_the_library_knows() {
         "NEW_AND_OLD_IMAGES"
     );
     assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
+    let recovery = &table["PointInTimeRecoverySpecification"]["Fn::If"];
+    assert_eq!(recovery[0], "UsePITR");
+    assert_eq!(recovery[1]["PointInTimeRecoveryEnabled"], true);
+    assert_eq!(
+        recovery[1]["RecoveryPeriodInDays"]["Ref"],
+        "PITRRecoveryPeriodDays"
+    );
     let version = &template["Parameters"]["SchemaVersion"]["Default"];
     assert_eq!(version, schema::SCHEMA_VERSION);
 }

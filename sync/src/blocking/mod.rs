@@ -48,8 +48,9 @@ pub use lease::Lease;
 
 use crate::reconciler::Closed;
 use crate::{
-    AuditEvent, Available, Entity, EntityChange, Error, Limit, LimitScope, Metrics, NewEntity,
-    Page, PageRequest, RateLimiterBuilder, UsageQuery, UsageSnapshot, UsageSummary,
+    AuditEvent, Available, Entity, EntityCapacity, EntityChange, Error, Limit, LimitScope, Metrics,
+    NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity, UsageQuery, UsageSnapshot,
+    UsageSummary,
 };
 use home::Home;
 
@@ -154,6 +155,11 @@ impl RateLimiter {
         set_limits(scope: &LimitScope, limits: &[Limit]) -> Result<(), Error>;
         get_limits(scope: &LimitScope) -> Result<Vec<Limit>, Error>;
         delete_limits(scope: &LimitScope) -> Result<bool, Error>;
+        get_resource_capacity(resource: &str, limit_name: &str, parents_only: bool)
+            -> Result<ResourceCapacity, Error>;
+        list_resource_capacity(
+            resource: &str, limit_name: &str, parents_only: bool, page: &PageRequest
+        ) -> Result<Page<EntityCapacity>, Error>;
         get_audit_events(entity_id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
         get_usage(query: &UsageQuery, page: &PageRequest) -> Result<Page<UsageSnapshot>, Error>;
         summarize_usage(query: &UsageQuery) -> Result<UsageSummary, Error>;

@@ -277,6 +277,11 @@ impl<S: Store + ?Sized> Store for FaultyStore<S> {
         fate.decide(self.store.read_entity(id)).await
     }
 
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        let fate = self.on_read(&format!("read {} entities", ids.len())).await;
+        fate.decide(self.store.read_entities(ids)).await
+    }
+
     async fn read_children(
         &self,
         parent_id: &str,

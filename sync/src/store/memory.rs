@@ -35,7 +35,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<Table>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Table {
     buckets: HashMap<BucketKey, BucketItem>,
     entities: BTreeMap<String, Entity>,
@@ -48,7 +48,7 @@ struct Table {
     usage: BTreeMap<(String, String, WallTime), HourlyUsage>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct HourlyUsage {
     tokens: BTreeMap<Arc<str>, i64>,
     events: u64,
@@ -138,6 +138,14 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// A table of its own that holds the same. Tables that hold the same are equal, so a test can
+    /// tell whether anything was changed.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let table = self.0.lock().clone();
+        Self(Arc::new(Mutex::new(table)))
+    }
+
     /// Makes a conditional write at once, without a runtime.
     pub fn write(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
         let mut table = self.0.lock();
@@ -160,6 +168,15 @@ impl MemoryStore {
     #[must_use]
     pub fn bucket(&self, key: &BucketKey) -> Option<BucketItem> {
         self.0.lock().buckets.get(key).cloned()
+    }
+}
+
+impl PartialEq for MemoryStore {
+    fn eq(&self, other: &Self) -> bool {
+        // One lock at a time: it may be the same table.
+        let table = self.copy();
+        let table = table.0.lock();
+        *table == *other.0.lock()
     }
 }
 
@@ -235,6 +252,14 @@ impl Store for MemoryStore {
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
         Ok(self.0.lock().entities.get(id).cloned())
+    }
+
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        let table = self.0.lock();
+        Ok(ids
+            .iter()
+            .filter_map(|id| table.entities.get(id).cloned())
+            .collect())
     }
 
     async fn read_children(

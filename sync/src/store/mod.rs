@@ -70,6 +70,16 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Reads an entity, as of a moment after the call began.
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError>;
 
+    /// Reads those of these entities that are there, in no particular order, as of a moment after
+    /// the call began. Reads one after the other where a store knows no better.
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            found.extend(self.read_entity(id).await?);
+        }
+        Ok(found)
+    }
+
     /// Lists the children of an entity in the order of their identifiers. The list may be a
     /// moment behind: in DynamoDB it comes from an index, which follows the table within
     /// fractions of a second, as a rule.
@@ -214,6 +224,11 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// The rule that the caller's input breaks, if that is what is wrong.
+    pub(crate) fn broken_rule(&self) -> Option<&ValidationError> {
+        self.source.as_deref()?.downcast_ref()
     }
 }
 

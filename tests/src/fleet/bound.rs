@@ -10,10 +10,12 @@
 //! starts within `lease_ttl + skew` after a change may start with the larger of the old and the
 //! new sum, any other with the current one; and what flows in during a window is the integral of
 //! the rate that was in force, by the clock that is furthest ahead. Up to a `lease_ttl` of refill
-//! may be borrowed from after the window: at the rate that is in force by then. A bucket that is deleted and made again is full: that is a gift of
-//! one burst, and of what it was in debt, to every window that contains it. The blocks of before are still out beside it, and
-//! the new ring does not count them until its epochs have turned: a window that starts before
-//! then may start with another burst.
+//! may be borrowed from after the window: at the rate that is in force by then.
+//!
+//! A bucket that is deleted and made again is full: that is a gift of one burst, and of what it was
+//! in debt, to every window that contains it; and clocks that are apart count once more. The blocks
+//! of before are still out beside it, and the new ring does not count them until its epochs have
+//! turned: a window that starts before then may start with another burst.
 
 use std::time::Duration;
 
@@ -132,11 +134,13 @@ impl WindowBound {
         }
     }
 
-    /// The bucket is full again, because it was deleted; it was `below` empty by so many tokens.
-    pub fn gift(&mut self, at: u64, below: u64) {
+    /// The bucket is full again, because it was deleted; it was `below` empty by so many tokens. It
+    /// is made again by whoever has a clock that is `behind` the one that is furthest ahead, which
+    /// sees so much refill at once.
+    pub fn gift(&mut self, at: u64, below: u64, behind: u64) {
         self.flow_until(at);
         let full = i128::from(self.terms.burst + below) * self.token;
-        self.refilled += full;
+        self.refilled += full + self.rate * i128::from(behind);
         let until = at.saturating_add(3 * self.lease_ttl);
         self.before = Some((self.start_now() + full, until));
     }

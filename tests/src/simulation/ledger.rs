@@ -193,7 +193,7 @@ impl Ledgers {
             ledger.unsettled_until = ledger.unsettled_until.max(at + allowance);
         }
         if again {
-            bound.gift(at, std::mem::take(&mut ledger.below));
+            bound.gift(at, std::mem::take(&mut ledger.below), behind);
         }
         Ok(again)
     }

@@ -9,9 +9,10 @@ use serde_json::json;
 use zae_limiter::reconciler::Closed;
 use zae_limiter::store::{MemoryStore, StoreErrorKind};
 use zae_limiter::{
-    AuditAction, AuditEvent, Available, Clock, Degraded, Entity, EntityChange, ErrorKind,
-    FailureMode, LeasedOptions, Limit, LimitOwner, LimitScope, LimitStatus, Metrics, Mode,
-    NewEntity, Page, PageRequest, PageToken, RateLimiter, Settings, Share, Terms, VersionRecord,
+    AuditAction, AuditEvent, Available, Clock, Compatibility, Degraded, Entity, EntityCapacity,
+    EntityChange, ErrorKind, FailureMode, LeasedOptions, Limit, LimitOwner, LimitScope,
+    LimitStatus, Metrics, Mode, NewEntity, Page, PageRequest, PageToken, RateLimiter,
+    ResourceCapacity, Settings, Share, Terms, VersionRecord,
 };
 
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -41,6 +42,18 @@ fn all_public_data_comes_back_from_json_as_it_was() {
         retry_after: Duration::from_nanos(1_234_567_891),
     });
     comes_back(&limit);
+    let entities = vec![EntityCapacity {
+        entity_id: "user-1".into(),
+        capacity: 100,
+        available: -7,
+    }];
+    comes_back(&ResourceCapacity {
+        resource: "gpt-4".into(),
+        limit_name: "tpm".into(),
+        total_capacity: 100,
+        total_available: -7,
+        entities,
+    });
     for age in [None, Some(Duration::from_millis(12))] {
         comes_back(&Available {
             entity_id: "user-1".into(),
@@ -114,6 +127,7 @@ fn all_public_data_comes_back_from_json_as_it_was() {
     for degraded in [Degraded::Open, Degraded::Local] {
         comes_back(&degraded);
     }
+    comes_back(&Compatibility::LambdaOlder);
     for kind in [ErrorKind::RateLimitExceeded, ErrorKind::IncompatibleSchema] {
         comes_back(&kind);
     }

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod acceptance;
+mod bad_input;
 mod blocking;
+mod capacity;
 mod cascade;
+mod catalog;
 mod closing;
 mod conformance;
 mod data;

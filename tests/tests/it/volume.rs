@@ -9,7 +9,7 @@ use zae_limiter::store::Store;
 use zae_limiter::{AuditAction, AuditEvent, Clock, LimitOwner, PageRequest};
 use zae_limiter_tests::{client_for, endpoint, fresh_table};
 
-type Item = HashMap<String, AttributeValue>;
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 fn s(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod aggregate;
 mod audit;
 mod cfn_template;
 mod check;
@@ -10,6 +11,7 @@ mod entity;
 mod lambda_export;
 mod limits;
 mod list;
+mod resource;
 mod status;
 mod upgrade;
 mod version;
@@ -47,10 +49,15 @@ pub(crate) enum Command {
     /// Store, show and delete limits of an entity, a resource, or the whole system.
     #[command(subcommand)]
     Limits(limits::Command),
+    /// Look at a resource over all entities.
+    #[command(subcommand)]
+    Resource(resource::Command),
     /// Show what was done to an entity, the newest first.
     Audit(audit::Arguments),
     /// Watch the buckets of an entity.
     Watch(watch::Arguments),
+    /// Write usage snapshots from here, where no function in Lambda does.
+    Aggregate(aggregate::Arguments),
     /// Write completions for a shell.
     Completions(completions::Arguments),
 }
@@ -69,8 +76,10 @@ impl Command {
             Self::Upgrade(arguments) => upgrade::run(arguments, output).await,
             Self::Entity(command) => entity::run(command, output).await,
             Self::Limits(command) => limits::run(command, output).await,
+            Self::Resource(command) => resource::run(command, output).await,
             Self::Audit(arguments) => audit::run(arguments, output).await,
             Self::Watch(arguments) => watch::run(arguments, output).await,
+            Self::Aggregate(arguments) => aggregate::run(arguments, output).await,
             Self::Completions(arguments) => completions::run(&arguments),
         }
     }

@@ -1,16 +1,16 @@
 //! What is sent to CloudFormation: parameters, tags, and whether anything is different.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
 use aws_sdk_cloudformation::types::{Capability, Parameter, Tag};
 use sha2::{Digest, Sha256};
+use zae_limiter_core::schema::SCHEMA_VERSION;
 
 use super::{Operation, StackManager};
 use crate::artifacts::Artifacts;
 use crate::summary::{LAMBDA_TAG, SCHEMA_TAG, TEMPLATE_TAG, VERSION_TAG};
-use crate::{Package, StackError, StackOptions, StackSummary, TEMPLATE, VERSION};
+use crate::{Architecture, Package, StackError, StackOptions, StackSummary, TEMPLATE, VERSION};
 
 const CODE_BUCKET: &str = "AggregatorCodeBucket";
 const CODE_KEY: &str = "AggregatorCodeKey";
@@ -30,6 +30,7 @@ impl Change {
     pub(super) async fn to(
         manager: &StackManager,
         options: &StackOptions,
+        package: Option<&Package>,
         found: Option<&StackSummary>,
     ) -> Result<Self, StackError> {
         let mut parameters = options.to_parameters(&manager.stack_name)?;
@@ -39,22 +40,21 @@ impl Change {
             let (partition, id) = (&account.partition, &account.id);
             *boundary = format!("arn:{partition}:iam::{id}:policy/{boundary}");
         }
+        parameters.insert("SchemaVersion", SCHEMA_VERSION.to_owned());
         let mut change = Self {
             parameters,
             tags: tags(found),
             keeps_template: false,
         };
-        match options.aggregator() {
-            Some(program) => {
-                change
-                    .pack(manager, program, options.bucket(), found)
-                    .await?
-            }
-            None => {
-                change.tags.remove(LAMBDA_TAG);
-                change.parameters.insert(CODE_BUCKET, String::new());
-                change.parameters.insert(CODE_KEY, String::new());
-            }
+        if options.has_aggregator() {
+            let bucket = options.bucket();
+            change.pack(manager, package, bucket, found).await?;
+        } else {
+            change.tags.remove(LAMBDA_TAG);
+            change.parameters.insert(CODE_BUCKET, String::new());
+            change.parameters.insert(CODE_KEY, String::new());
+            let any = Architecture::X86_64.to_string();
+            change.parameters.insert(ARCHITECTURE, any);
         }
         Ok(change)
     }
@@ -62,7 +62,7 @@ impl Change {
     /// To this version of the template and the program, and nothing else.
     pub(super) async fn upgrade(
         manager: &StackManager,
-        program: Option<&Path>,
+        package: Option<&Package>,
         lambda_only: bool,
         found: &StackSummary,
     ) -> Result<Self, StackError> {
@@ -71,32 +71,33 @@ impl Change {
             tags: tags(Some(found)),
             keeps_template: lambda_only,
         };
-        if lambda_only && let Some(digest) = found.tags.get(TEMPLATE_TAG) {
+        if !lambda_only {
+            let schema = SCHEMA_VERSION.to_owned();
+            change.parameters.insert("SchemaVersion", schema);
+        } else if let Some(digest) = found.tags.get(TEMPLATE_TAG) {
             change.tags.insert(TEMPLATE_TAG.to_owned(), digest.clone());
         }
         if found.parameter("EnableAggregator") == Some("true") {
             let bucket = found.parameter(CODE_BUCKET);
-            change.pack(manager, program, bucket, Some(found)).await?;
+            change.pack(manager, package, bucket, Some(found)).await?;
         }
         Ok(change)
     }
 
-    /// Sees to the aggregator's package: the program's, if there is one, else the stack's.
+    /// Sees to the aggregator's package: this, if there is one, else the stack's.
     async fn pack(
         &mut self,
         manager: &StackManager,
-        program: Option<&Path>,
+        package: Option<&Package>,
         bucket: Option<&str>,
         found: Option<&StackSummary>,
     ) -> Result<(), StackError> {
-        let program = program.map(Into::into).or_else(Package::find_program);
-        let Some(program) = program else {
+        let Some(package) = package else {
             let packed = found.and_then(|stack| stack.parameter(CODE_KEY));
             return packed.map(drop).ok_or(StackError::NoAggregator);
         };
-        let package = Package::from_program(&program)?;
         let artifacts = Artifacts::of(&manager.services, &manager.stack_name, bucket).await?;
-        let location = artifacts.put(&package).await?;
+        let location = artifacts.put(package).await?;
         self.parameters.insert(CODE_BUCKET, location.bucket);
         self.parameters.insert(CODE_KEY, location.key);
         let architecture = package.architecture.to_string();
@@ -140,7 +141,7 @@ fn tags(found: Option<&StackSummary>) -> BTreeMap<String, String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let schema = zae_limiter_core::schema::SCHEMA_VERSION.to_owned();
+    let schema = SCHEMA_VERSION.to_owned();
     tags.insert(VERSION_TAG.to_owned(), VERSION.to_owned());
     tags.insert(SCHEMA_TAG.to_owned(), schema);
     tags.insert(TEMPLATE_TAG.to_owned(), digest);

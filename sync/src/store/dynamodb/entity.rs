@@ -198,6 +198,19 @@ impl DynamoDbStore {
         found.map(|item| self.decode_entity(id, &item)).transpose()
     }
 
+    pub(super) async fn entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        let keys = ids.iter().map(|id| meta_key(id)).collect();
+        let found = self.get_items("read entities", keys).await?;
+        let id_of = |item: &Attributes| {
+            let pk = item.get(schema::PK)?.as_s().ok()?;
+            schema::id_of_entity(pk).map(str::to_owned)
+        };
+        let found = found.iter().filter_map(|item| Some((id_of(item)?, item)));
+        found
+            .map(|(id, item)| self.decode_entity(&id, item))
+            .collect()
+    }
+
     pub(super) async fn children(
         &self,
         parent_id: &str,

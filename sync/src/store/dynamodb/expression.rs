@@ -98,8 +98,9 @@ impl Writer {
         placeholder
     }
 
+    /// A field of a limit, by its initial: expressions may be no longer than 4 kB.
     fn field(&mut self, limit: &str, field: &str) -> String {
-        let name = self.name(field, field);
+        let name = self.name(&field[..1], field);
         format!("{limit}.{name}")
     }
 
@@ -255,8 +256,8 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zae_limiter_core::Terms;
     use zae_limiter_core::item::LimitWrite;
+    use zae_limiter_core::{LIMITS_MAX, Terms};
 
     const TERMS_OF_TEN: Terms = Terms {
         capacity: 10,
@@ -304,7 +305,7 @@ mod tests {
         );
         assert_eq!(
             made.condition.as_deref(),
-            Some("#l0.#terms = :3 AND #l0.#z >= :4 AND attribute_not_exists(#l0.#ring)")
+            Some("#l0.#t = :3 AND #l0.#z >= :4 AND attribute_not_exists(#l0.#r)")
         );
         assert_eq!(made.names["#l0"], "limit#rpm");
         // Every placeholder that is declared is used: the service insists on it.
@@ -347,19 +348,48 @@ mod tests {
         let made = expressions(&key(), &update(live, ZChange::Set(3), add)).unwrap();
         let ring: Vec<_> = made.update.split(['=', ',']).collect();
         // Slot 1 is this epoch's, slot 0 the last one's, slot 2 the next one's.
-        for changed in [
-            "#l0.#ring[1]",
-            "#l0.#ring[3]",
-            "#l0.#ring[2]",
-            "#l0.#ring[4]",
-        ] {
+        for changed in ["#l0.#r[1]", "#l0.#r[3]", "#l0.#r[2]", "#l0.#r[4]"] {
             assert!(ring.iter().any(|part| part.trim() == changed), "{ring:?}");
         }
-        assert!(!made.update.contains("#ring[6]"), "no demand was reported");
+        assert!(!made.update.contains("#r[6]"), "no demand was reported");
         assert!(
-            made.update.contains("#ring[7] ="),
+            made.update.contains("#r[7] ="),
             "the coming slot is cleared"
         );
+    }
+
+    /// What the service holds every expression to.
+    #[test]
+    fn a_write_of_all_that_a_bucket_may_have_is_not_too_long() {
+        let large = 9_999_999_999_999;
+        let live = RingGuard::Live {
+            lease_ttl_ms: large as u64,
+            epoch: large as u64,
+            held_max: large,
+            held_before_max: large,
+        };
+        let add = RingChange::Add {
+            epoch: large as u64,
+            held: large,
+            held_before: large,
+            demand_milli: large,
+        };
+        let mut write = update(live, ZChange::Add(large.into()), add);
+        let LimitAction::Update { guard, change } = &mut write.limits[0].action else {
+            panic!("it is an update")
+        };
+        guard.z_max = Some(2);
+        guard.terms.burst = 11;
+        change.consumed = large;
+        write.limits = vec![write.limits[0].clone(); LIMITS_MAX];
+        let made = expressions(&key(), &write).unwrap();
+        let condition = made.condition.unwrap();
+        for expression in [&made.update, &condition] {
+            assert!(expression.len() <= 4_096, "{}", expression.len());
+            let words = ["AND", "=", "<=", ">=", "+"];
+            let operators = expression.split(' ').filter(|word| words.contains(word));
+            assert!(operators.count() <= 300);
+        }
     }
 
     #[test]

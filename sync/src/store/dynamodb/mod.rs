@@ -32,7 +32,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, ProvideCredenti
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
-use zae_limiter_core::{BucketKey, schema};
+use zae_limiter_core::{BucketKey, ValidationError, schema};
 
 use self::codec::Attributes;
 use self::error::{Place, failure};
@@ -88,6 +88,28 @@ impl ConnectOptions {
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
         self
+    }
+
+    /// Checks what the SDK would panic of, or send anywhere.
+    fn validate(&self) -> Result<(), ValidationError> {
+        let is_region = |region: &str| {
+            let mut chars = region.chars();
+            !region.is_empty() && chars.all(|c| c.is_ascii_alphanumeric() || c == '-')
+        };
+        if let Some(region) = self.region.as_deref().filter(|region| !is_region(region)) {
+            let rule = "must be letters, digits and hyphens, as in us-east-1";
+            return Err(ValidationError::new("region", region, rule));
+        }
+        let is_url = |url: &str| {
+            let rest = url.strip_prefix("http://");
+            let rest = rest.or_else(|| url.strip_prefix("https://"));
+            rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic()))
+        };
+        if let Some(url) = self.endpoint_url.as_deref().filter(|url| !is_url(url)) {
+            let rule = "must be a URL, as in http://localhost:4566";
+            return Err(ValidationError::new("endpoint_url", url, rule));
+        }
+        Ok(())
     }
 }
 
@@ -150,9 +172,11 @@ impl DynamoDbStore {
     /// The table is not asked for; [`check`](Store::check) does that.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Invalid`] if no region is configured; [`StoreErrorKind::AccessDenied`]
-    /// or [`StoreErrorKind::Unreachable`] if there are no credentials.
+    /// [`StoreErrorKind::Invalid`] if no region is configured, or one that cannot be, or if the
+    /// endpoint is not a URL; [`StoreErrorKind::AccessDenied`] or
+    /// [`StoreErrorKind::Unreachable`] if there are no credentials.
     pub async fn connect(options: ConnectOptions) -> Result<Self, StoreError> {
+        options.validate()?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = options.region {
             loader = loader.region(Region::new(region));
@@ -329,6 +353,10 @@ impl Store for DynamoDbStore {
 
     async fn read_entity(&self, id: &str) -> Result<Option<Entity>, StoreError> {
         self.entity(id).await
+    }
+
+    async fn read_entities(&self, ids: &[String]) -> Result<Vec<Entity>, StoreError> {
+        self.entities(ids).await
     }
 
     async fn read_children(

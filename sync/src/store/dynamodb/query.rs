@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use zae_limiter_core::schema;
+use zae_limiter_core::{ValidationError, schema};
 
-use super::super::{StoreError, StoreErrorKind};
+use super::super::StoreError;
 use super::DynamoDbStore;
 use super::codec::{Attributes, text};
 use super::error::failure;
@@ -154,7 +154,8 @@ impl DynamoDbStore {
         list: &List,
         request: &PageRequest,
     ) -> Result<Page<Attributes>, StoreError> {
-        let start = request.after.as_ref().map(key_of).transpose()?;
+        let start = request.after.as_ref();
+        let start = start.map(|token| key_of(list, token)).transpose()?;
         let (items, next) = self.query(list, Some(request.size), start).await?;
         Ok(Page {
             items,
@@ -171,15 +172,26 @@ fn token_of(key: &Attributes) -> Option<PageToken> {
     serde_json::to_string(&key).ok().map(PageToken::from)
 }
 
-fn key_of(token: &PageToken) -> Result<Attributes, StoreError> {
-    let key: Result<BTreeMap<String, String>, _> = serde_json::from_str(token.as_str());
-    let key = key.map_err(|error| {
-        let message = format!(
-            "page token {token:?} is not one of DynamoDB's; begin with the first page",
-            token = token.as_str()
-        );
-        StoreError::new(StoreErrorKind::Invalid, message).caused_by(error)
-    })?;
+/// The longest sort key, in bytes.
+const SORT_KEY_LEN_MAX: usize = 1_024;
+
+/// Where a page of `list` begins: the key of one of its items.
+fn key_of(list: &List, token: &PageToken) -> Result<Attributes, ValidationError> {
+    let key: BTreeMap<String, String> = serde_json::from_str(token.as_str()).unwrap_or_default();
+    let (partition, of_list) = &list.pk;
+    let names: &[_] = match *partition {
+        schema::GSI1_PK => &[schema::PK, schema::SK, schema::GSI1_PK, schema::GSI1_SK],
+        schema::GSI2_PK => &[schema::PK, schema::SK, schema::GSI2_PK, schema::GSI2_SK],
+        _ => &[schema::PK, schema::SK],
+    };
+    let is_key = key.len() == names.len() && names.iter().all(|name| key.contains_key(*name));
+    let fits = key
+        .values()
+        .all(|part| (1..=SORT_KEY_LEN_MAX).contains(&part.len()));
+    if !is_key || !fits || key.get(*partition) != Some(of_list) {
+        let rule = "is not one of this list's; begin with the first page";
+        return Err(ValidationError::new("page token", token, rule));
+    }
     let parts = key.into_iter();
     Ok(parts.map(|(name, value)| (name, text(value))).collect())
 }
@@ -191,11 +203,24 @@ mod tests {
 
     #[test]
     fn a_key_survives_as_a_token_and_nonsense_is_refused() {
+        let list = List::partition("ENTITY#\"é\"".into(), "a list");
         let key = primary_key("ENTITY#\"é\"".into(), "#META");
         let token = token_of(&key).unwrap();
-        assert_eq!(key_of(&token).unwrap(), key);
-        let error = key_of(&PageToken::from("7".to_owned())).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Invalid);
-        assert!(error.to_string().contains("page token \"7\""), "{error}");
+        assert_eq!(key_of(&list, &token).unwrap(), key);
+        let other = List::partition("ENTITY#e".into(), "another list");
+        let index = (schema::GSI1_PK, "PARENT#p".to_owned());
+        let index = List::index(schema::GSI1, index, "an index");
+        for (list, token) in [
+            (&list, "7"),
+            (&list, ""),
+            (&list, r#"{"PK":"ENTITY#\"é\""}"#),
+            (&list, r#"{"PK":"ENTITY#\"é\"","SK":""}"#),
+            (&list, r#"{"PK":"ENTITY#\"é\"","SK":"a","x":"b"}"#),
+            (&other, token.as_str()),
+            (&index, token.as_str()),
+        ] {
+            let error = key_of(list, &PageToken::from(token.to_owned())).unwrap_err();
+            assert!(error.to_string().contains("invalid page token"), "{error}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use zae_limiter::{Error, NewEntity};
+use zae_limiter::store::Store;
+use zae_limiter::{Error, ErrorKind, NewEntity, PageRequest, Settings, VersionRecord, http};
 
 use super::world::{SOON, World, per_day};
 
@@ -74,4 +75,69 @@ pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> 
     }
     assert_eq!(world.consumed("key", &limits[0]).await, 0);
     Ok(())
+}
+
+pub(super) async fn the_capacity_of_a_resource_is_that_of_all(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    limiter.create_entity(NewEntity::new("project")).await?;
+    limiter
+        .create_entity(NewEntity::new("key").parent("project"))
+        .await?;
+    let limits = [per_day("rpm", 100)];
+    let acquire = limiter.acquire("key", "gpt-4").limits(&limits);
+    acquire
+        .consume("rpm", 30)
+        .cascade(true)
+        .go()
+        .await?
+        .commit();
+    let acquire = limiter.acquire("user", "gpt-4").limits(&limits);
+    acquire.consume("rpm", 10).go().await?.commit();
+    limiter.shutdown(SOON).await; // nothing is held
+    let all = limiter.get_resource_capacity("gpt-4", "rpm", false).await?;
+    assert_eq!((all.total_capacity, all.total_available), (300, 230));
+    let parents = limiter.get_resource_capacity("gpt-4", "rpm", true).await?;
+    assert_eq!((parents.total_capacity, parents.total_available), (100, 70));
+    let page = PageRequest::default().size(2);
+    let page = limiter
+        .list_resource_capacity("gpt-4", "rpm", false, &page)
+        .await?;
+    assert_eq!((page.items.len(), page.next.is_some()), (2, true));
+    let nothing = limiter.get_resource_capacity("gpt-4", "tpm", false).await?;
+    assert!(nothing.entities.is_empty());
+    Ok(())
+}
+
+pub(super) async fn a_lease_says_how_its_limits_stand(world: &World) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    let limits = [per_day("rpm", 10)];
+    let acquire = limiter.acquire("key", "gpt-4").limits(&limits);
+    let lease = acquire.consume("rpm", 7).go().await?;
+    let statuses = lease.statuses();
+    assert_eq!((statuses[0].available, statuses[0].requested), (3, 7));
+    assert_eq!(statuses[0].deficit(), 4);
+    assert_eq!(http::rate_limit_policy(&statuses), r#""rpm";q=10;w=86400"#);
+    assert_eq!(http::rate_limit(&statuses), r#""rpm";r=3;t=34560"#);
+    Ok(())
+}
+
+pub(super) async fn a_table_of_another_layout_is_not_touched(world: &World) -> Result<(), Error> {
+    world.limiter().await?;
+    let table = world.table();
+    let ours = table.read_version().await?.expect("a record");
+    let theirs = VersionRecord {
+        schema_version: "0.9.0".to_owned(),
+        ..ours.clone()
+    };
+    assert!(table.write_version(&theirs, Some(&ours)).await?);
+    let error = world.limiter().await.expect_err("another layout");
+    assert_eq!(error.kind(), ErrorKind::IncompatibleSchema);
+    let command = "zae-limiter upgrade --name acceptance";
+    assert!(error.to_string().contains(command), "{error}");
+    assert_eq!(table.read_version().await?.as_ref(), Some(&theirs));
+    let settings = Settings {
+        skip_version_check: true,
+        ..world.settings()
+    };
+    world.limiter_on(world.table(), settings).await.map(drop)
 }

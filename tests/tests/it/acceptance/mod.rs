@@ -89,7 +89,10 @@ scenarios! {
         a_lease_is_consumed_from_corrected_and_rolled_back,
         work_that_fails_gives_back;
     looks:
-        looks_consume_nothing_and_know_the_parent;
+        looks_consume_nothing_and_know_the_parent,
+        a_lease_says_how_its_limits_stand,
+        the_capacity_of_a_resource_is_that_of_all,
+        a_table_of_another_layout_is_not_touched;
     outages:
         an_outage_is_answered_as_the_failure_mode_says,
         what_is_remembered_outlives_an_outage;
