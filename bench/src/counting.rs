@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use zae_limiter::store::{EntityWrite, Store, StoreError, WriteOutcome};
 use zae_limiter::{
-    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
-    VersionRecord,
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, UsageQuery,
+    UsageSnapshot, VersionRecord,
 };
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
@@ -112,6 +112,14 @@ impl Store for CountingStore {
         page: &PageRequest,
     ) -> Result<Page<AuditEvent>, StoreError> {
         self.store.read_audit_events(entity_id, page).await
+    }
+
+    async fn read_usage(
+        &self,
+        query: &UsageQuery,
+        page: &PageRequest,
+    ) -> Result<Page<UsageSnapshot>, StoreError> {
+        self.store.read_usage(query, page).await
     }
 
     async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {

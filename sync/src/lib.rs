@@ -86,6 +86,7 @@ pub mod store;
 mod stored_limits;
 pub mod strict;
 mod target;
+mod usage;
 mod version;
 
 pub use acquire::{Acquire, AcquireFuture};
@@ -103,7 +104,9 @@ pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
+pub use usage::{LimitUsage, UsageQuery, UsageSnapshot, UsageSummary};
 pub use version::{Compatibility, VersionRecord};
+pub use zae_limiter_core::usage::Window;
 pub use zae_limiter_core::{
     Clock, Limit, ManualClock, Share, Terms, ValidationError, ValidationErrorKind, table_name,
 };

@@ -7,16 +7,21 @@ use aws_config::BehaviorVersion;
 use aws_lambda_events::event::dynamodb::Event;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use zae_limiter_aggregator::{Aggregator, DynamoDbSnapshots, Settings, handle};
 use zae_limiter_core::Clock;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_target(false)
-        .with_max_level(level())
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter()))
         .init();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
@@ -27,11 +32,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What is logged: as Lambda's own logging settings say, else from INFO on.
-fn level() -> LevelFilter {
+/// What is logged: as Lambda's own logging settings say, else from INFO on; of what others log in
+/// this process, only what is wrong.
+fn filter() -> Targets {
     let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok();
     let level = level.and_then(|level| level.parse().ok());
-    level.unwrap_or(LevelFilter::INFO)
+    let level = level.unwrap_or(LevelFilter::INFO);
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("zae_limiter_aggregator", level)
 }
 
 async fn serve() -> Result<(), Error> {

@@ -49,7 +49,8 @@ pub use lease::Lease;
 use crate::reconciler::Closed;
 use crate::{
     AuditEvent, Available, Entity, EntityCapacity, EntityChange, Error, Limit, LimitScope, Metrics,
-    NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity,
+    NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity, UsageQuery, UsageSnapshot,
+    UsageSummary,
 };
 use home::Home;
 
@@ -160,6 +161,8 @@ impl RateLimiter {
             resource: &str, limit_name: &str, parents_only: bool, page: &PageRequest
         ) -> Result<Page<EntityCapacity>, Error>;
         get_audit_events(entity_id: &str, page: &PageRequest) -> Result<Page<AuditEvent>, Error>;
+        get_usage(query: &UsageQuery, page: &PageRequest) -> Result<Page<UsageSnapshot>, Error>;
+        summarize_usage(query: &UsageQuery) -> Result<UsageSummary, Error>;
     }
 }
 

@@ -12,8 +12,8 @@ use zae_limiter_core::item::{BucketItem, BucketWrite};
 
 use super::{EntityWrite, Store, StoreError, StoreErrorKind, WriteOutcome};
 use crate::{
-    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
-    VersionRecord,
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, UsageQuery,
+    UsageSnapshot, VersionRecord,
 };
 
 /// What goes wrong with a call to a [`FaultyStore`].
@@ -322,6 +322,15 @@ impl<S: Store + ?Sized> Store for FaultyStore<S> {
             .await;
         fate.decide(self.store.read_audit_events(entity_id, page))
             .await
+    }
+
+    async fn read_usage(
+        &self,
+        query: &UsageQuery,
+        page: &PageRequest,
+    ) -> Result<Page<UsageSnapshot>, StoreError> {
+        let fate = self.on_read("list usage").await;
+        fate.decide(self.store.read_usage(query, page)).await
     }
 
     async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use zae_limiter_core::BucketKey;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
+use zae_limiter_core::usage::{Consumption, Counters, Window};
+use zae_limiter_core::{BucketKey, WallTime, schema};
 
 use super::{EntityWrite, Store, StoreError, WriteOutcome};
 use crate::{
     AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, PageToken,
-    VersionRecord, validate_stored_limits,
+    UsageQuery, UsageSnapshot, VersionRecord, validate_stored_limits,
 };
 
 /// A table in this process's memory, with the semantics of the one in DynamoDB.
@@ -42,9 +43,58 @@ struct Table {
     /// By entity and event.
     events: BTreeMap<(String, String), AuditEvent>,
     version: Option<VersionRecord>,
+    /// What was consumed in which hour, and by how many writes: by entity, resource, and when the
+    /// hour begins. Days and months are added up when they are asked for.
+    usage: BTreeMap<(String, String, WallTime), HourlyUsage>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct HourlyUsage {
+    tokens: BTreeMap<Arc<str>, i64>,
+    events: u64,
 }
 
 impl Table {
+    /// Counts what a write has consumed that made `new` of `old`.
+    fn count(&mut self, key: &BucketKey, old: Option<&Counters>, new: &BucketItem) {
+        let consumption = Consumption::between(old, &new.into());
+        if consumption.tokens.is_empty() {
+            return;
+        }
+        let hour = Window::Hourly.start(consumption.consumed_at);
+        let (id, resource) = (key.entity_id().to_owned(), key.resource().to_owned());
+        let usage = self.usage.entry((id, resource, hour)).or_default();
+        usage.events += 1;
+        for (limit, tokens) in consumption.tokens {
+            *usage.tokens.entry(limit).or_default() += tokens;
+        }
+    }
+
+    /// The snapshots that are asked for, by their keys.
+    fn snapshots(&self, query: &UsageQuery) -> BTreeMap<String, UsageSnapshot> {
+        let asked = |wanted: &Option<String>, found| wanted.as_ref().is_none_or(|w| w == found);
+        let mut snapshots = BTreeMap::new();
+        for ((id, resource, hour), usage) in &self.usage {
+            let start = query.window.start(*hour);
+            let wanted = asked(&query.entity_id, id) && asked(&query.resource, resource);
+            if !wanted || !query.has(start) {
+                continue;
+            }
+            let key = match query.entity_id {
+                Some(_) => schema::usage(resource, query.window, start),
+                None => schema::usage_by(query.window, start, id),
+            };
+            let snapshot = snapshots
+                .entry(key)
+                .or_insert_with(|| UsageSnapshot::new(id, resource, query.window, start));
+            snapshot.total_events += usage.events;
+            for (limit, tokens) in &usage.tokens {
+                *snapshot.counters.entry(limit.to_string()).or_default() += tokens;
+            }
+        }
+        snapshots
+    }
+
     fn record(&mut self, event: &AuditEvent) {
         let key = (event.entity_id.clone(), event.event_id.clone());
         self.events.insert(key, event.clone());
@@ -100,7 +150,11 @@ impl MemoryStore {
     pub fn write(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
         let mut table = self.0.lock();
         let mut stored = table.buckets.remove(key);
+        let before = stored.as_ref().map(Counters::from);
         let outcome = BucketItem::apply(&mut stored, write);
+        if let Ok(item) = &outcome {
+            table.count(key, before.as_ref(), item);
+        }
         if let Some(item) = stored {
             table.buckets.insert(key.clone(), item);
         }
@@ -178,10 +232,14 @@ impl Store for MemoryStore {
 
     async fn delete_entity(&self, id: &str, event: &AuditEvent) -> Result<bool, StoreError> {
         let mut table = self.0.lock();
-        let items = |table: &Table| table.entities.len() + table.buckets.len() + table.limits.len();
+        let items = |table: &Table| {
+            let beside = table.limits.len() + table.usage.len();
+            table.entities.len() + table.buckets.len() + beside
+        };
         let before = items(&table);
         table.entities.remove(id);
         table.buckets.retain(|key, _| key.entity_id() != id);
+        table.usage.retain(|(entity_id, ..), _| entity_id != id);
         table
             .limits
             .retain(|scope, _| scope.entity_id() != Some(id));
@@ -259,6 +317,15 @@ impl Store for MemoryStore {
         let own = events.filter(|((entity, _), _)| entity == entity_id);
         let own = own.map(|((_, id), event)| (id.clone(), event));
         Ok(page(own, request, |id, token| id < token).map(AuditEvent::clone))
+    }
+
+    async fn read_usage(
+        &self,
+        query: &UsageQuery,
+        request: &PageRequest,
+    ) -> Result<Page<UsageSnapshot>, StoreError> {
+        let snapshots = self.0.lock().snapshots(query).into_iter();
+        Ok(page(snapshots, request, |key, token| key > token))
     }
 
     async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {

@@ -20,8 +20,8 @@ pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;
 
 use crate::{
-    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
-    VersionRecord,
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, UsageQuery,
+    UsageSnapshot, VersionRecord,
 };
 
 /// Storage for one table.
@@ -115,6 +115,15 @@ pub trait Store: Debug + Send + Sync + 'static {
         entity_id: &str,
         page: &PageRequest,
     ) -> Result<Page<AuditEvent>, StoreError>;
+
+    /// Lists usage snapshots: an entity's by resource and time, a resource's by time and entity.
+    /// Which there are may be a moment behind where an entity is not named, as with
+    /// [`read_children`](Self::read_children).
+    async fn read_usage(
+        &self,
+        query: &UsageQuery,
+        page: &PageRequest,
+    ) -> Result<Page<UsageSnapshot>, StoreError>;
 
     /// Reads the version record, as of a moment after the call began.
     async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError>;

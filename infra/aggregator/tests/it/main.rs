@@ -2,4 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod following;
+mod lambda;
+mod runtime_api;
+mod traffic;
 mod truth;

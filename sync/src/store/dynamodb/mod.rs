@@ -18,6 +18,7 @@ mod query;
 mod resource;
 mod table;
 mod transaction;
+mod usage;
 mod version;
 
 use std::fmt;
@@ -37,8 +38,8 @@ use self::codec::Attributes;
 use self::error::{Place, failure};
 use super::{EntityWrite, Store, StoreError, StoreErrorKind, WriteOutcome};
 use crate::{
-    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest,
-    VersionRecord,
+    AuditEvent, Entity, EntityChange, Limit, LimitOwner, LimitScope, Page, PageRequest, UsageQuery,
+    UsageSnapshot, VersionRecord,
 };
 
 /// How long a call may take where nothing else is said.
@@ -388,6 +389,14 @@ impl Store for DynamoDbStore {
         page: &PageRequest,
     ) -> Result<Page<AuditEvent>, StoreError> {
         self.audit_events(entity_id, page).await
+    }
+
+    async fn read_usage(
+        &self,
+        query: &UsageQuery,
+        page: &PageRequest,
+    ) -> Result<Page<UsageSnapshot>, StoreError> {
+        self.usage(query, page).await
     }
 
     async fn read_version(&self) -> Result<Option<VersionRecord>, StoreError> {

@@ -16,11 +16,18 @@ pub(super) struct List {
     /// None for the table.
     index: Option<&'static str>,
     pk: (&'static str, String),
-    sk_prefix: Option<(&'static str, String)>,
+    sk: Option<(&'static str, SortKeys)>,
     newest_first: bool,
     keys_only: bool,
     /// What is listed, for messages.
     what: String,
+}
+
+/// Which sort keys are wanted.
+#[derive(Debug)]
+enum SortKeys {
+    Beginning(String),
+    Between(String, String),
 }
 
 impl List {
@@ -29,7 +36,7 @@ impl List {
         Self {
             index: None,
             pk: (schema::PK, pk),
-            sk_prefix: None,
+            sk: None,
             newest_first: false,
             keys_only: false,
             what: what.into(),
@@ -51,7 +58,13 @@ impl List {
 
     /// Only items whose sort key begins like this.
     pub(super) fn beginning(mut self, sk: &'static str, prefix: impl Into<String>) -> Self {
-        self.sk_prefix = Some((sk, prefix.into()));
+        self.sk = Some((sk, SortKeys::Beginning(prefix.into())));
+        self
+    }
+
+    /// Only items whose sort key is one of these, or between them.
+    pub(super) fn between(mut self, sk: &'static str, first: String, last: String) -> Self {
+        self.sk = Some((sk, SortKeys::Between(first, last)));
         self
     }
 
@@ -79,10 +92,21 @@ impl DynamoDbStore {
         let mut condition = "#pk = :pk".to_owned();
         let mut names = HashMap::from([("#pk".to_owned(), list.pk.0.to_owned())]);
         let mut values = HashMap::from([(":pk".to_owned(), text(&list.pk.1))]);
-        if let Some((sk, prefix)) = &list.sk_prefix {
-            condition.push_str(" AND begins_with(#sk, :sk)");
+        if let Some((sk, wanted)) = &list.sk {
             names.insert("#sk".to_owned(), (*sk).to_owned());
-            values.insert(":sk".to_owned(), text(prefix));
+            match wanted {
+                SortKeys::Beginning(prefix) => {
+                    condition.push_str(" AND begins_with(#sk, :sk)");
+                    values.insert(":sk".to_owned(), text(prefix));
+                }
+                // Bounds that have crossed are an error to the service, not an empty list.
+                SortKeys::Between(first, last) if first > last => return Ok((Vec::new(), None)),
+                SortKeys::Between(first, last) => {
+                    condition.push_str(" AND #sk BETWEEN :sk AND :sk_last");
+                    values.insert(":sk".to_owned(), text(first));
+                    values.insert(":sk_last".to_owned(), text(last));
+                }
+            }
         }
         let projection = list.keys_only.then(|| {
             names.insert("#pk_only".to_owned(), schema::PK.to_owned());
