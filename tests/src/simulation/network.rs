@@ -370,20 +370,25 @@ impl World<'_> {
         let late = landed && self.now - planned_at > self.flight_max();
         self.settle(process, bucket, unknown || late);
         if landed {
-            let p = &mut self.processes[process];
-            let seen = p.seat(bucket).bucket.seen();
-            for (slot, name) in NAMES.into_iter().enumerate() {
-                // As long as the process believes that the limit is gone it drops what it owes
-                // it; and a write that came before the deletion says nothing of it.
-                let there = seen.item().is_some_and(|item| item.limit(name).is_some());
-                let deleted = &mut p.pool(bucket, slot).deleted;
-                *deleted = deleted.filter(|at| !there || applied_at < Some(*at));
-            }
+            self.learn(process, bucket, applied_at);
         }
         self.act(process, action);
         self.ring(process, bucket);
         self.mind_breaker(process);
         self.sleep(process);
+    }
+
+    /// What a process has seen of a bucket may say that a limit is there again that was deleted.
+    pub(super) fn learn(&mut self, process: usize, bucket: usize, as_of: Option<Nanos>) {
+        let p = &mut self.processes[process];
+        let seen = p.seat(bucket).bucket.seen();
+        for (slot, name) in NAMES.into_iter().enumerate() {
+            // As long as the process believes that the limit is gone it drops what it owes
+            // it; and a write that came before the deletion says nothing of it.
+            let there = seen.item().is_some_and(|item| item.limit(name).is_some());
+            let deleted = &mut p.pool(bucket, slot).deleted;
+            *deleted = deleted.filter(|at| !there || as_of < Some(*at));
+        }
     }
 
     /// How long a write may be on its way before its answer is compared with the bound.

@@ -195,7 +195,7 @@ impl World<'_> {
             self.payments.remove(number);
             return;
         }
-        let waited = self.now - sent;
+        let (waited, as_of) = (self.now - sent, sent);
         let sent = MonotonicTime::from_nanos(p.clock.now().as_nanos() - waited);
         match &outcome {
             WriteOutcome::Applied(_) | WriteOutcome::Refused(_) => {
@@ -237,6 +237,7 @@ impl World<'_> {
         });
         self.settle(process, bucket, false);
         self.pay_on(number);
+        self.learn(process, bucket, Some(as_of));
         self.mind_breaker(process);
         self.sleep(process);
     }
@@ -257,11 +258,15 @@ impl World<'_> {
                 let lost = net[slot] - due[slot];
                 let made_at = self.ledgers.of(*bucket, slot).made_at;
                 // A credit that was planned while the limit was gone leaves it out; and what a
-                // process has seen may be as old as an answer.
+                // process has seen may be as old as an answer, or as its breaker is open.
                 let known_at = paying
                     .began
                     .saturating_sub(2 * self.scenario.faults.patience);
-                let gone = self.is_gone(*bucket, slot) || made_at >= known_at;
+                let unknown = self.processes[paying.process]
+                    .pool(*bucket, slot)
+                    .deleted
+                    .is_some();
+                let gone = self.is_gone(*bucket, slot) || made_at >= known_at || unknown;
                 let excused = paying.in_doubt || gone;
                 if lost < 0 || lost > 0 && !excused {
                     problem = Some(format!(
