@@ -14,6 +14,7 @@ mod list;
 mod resource;
 mod status;
 mod upgrade;
+mod usage;
 mod version;
 mod watch;
 
@@ -54,6 +55,9 @@ pub(crate) enum Command {
     Resource(resource::Command),
     /// Show what was done to an entity, the newest first.
     Audit(audit::Arguments),
+    /// Show what has been consumed, by hour, day or month.
+    #[command(subcommand)]
+    Usage(usage::Command),
     /// Watch the buckets of an entity.
     Watch(watch::Arguments),
     /// Write usage snapshots from here, where no function in Lambda does.
@@ -78,6 +82,7 @@ impl Command {
             Self::Limits(command) => limits::run(command, output).await,
             Self::Resource(command) => resource::run(command, output).await,
             Self::Audit(arguments) => audit::run(arguments, output).await,
+            Self::Usage(command) => usage::run(command, output).await,
             Self::Watch(arguments) => watch::run(arguments, output).await,
             Self::Aggregate(arguments) => aggregate::run(arguments, output).await,
             Self::Completions(arguments) => completions::run(&arguments),

@@ -94,6 +94,26 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     let from_now = ["aggregate", "--start", "latest", "--seconds", "1"];
     assert_eq!(stack.json(&from_now)["records"], 0);
 
+    let since = ["--entity", "user-1", "--window", "daily", "--since", "2d"];
+    let listed = stack.json(&[&["usage", "list", "--resource", "gpt-4"], &since[..]].concat());
+    assert_eq!(listed[0]["counters"]["rpm"], 60, "{listed}");
+    let until = ["--until", "2020-01-01T00:00:00Z"];
+    let before =
+        stack.json(&[&["usage", "list", "-r", "gpt-4", "-w", "daily"], &until[..]].concat());
+    assert_eq!(before, json!([]));
+    let summary = stack.json(&[&["usage", "summary"], &since[..]].concat());
+    assert_eq!(summary["limits"]["rpm"]["total"], 60, "{summary}");
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("usage.svg");
+    let draw = ["usage", "plot", "rpm", "--svg", svg.to_str().unwrap()];
+    let drawn = stack.run(&[&draw, &since[..]].concat()).code(0);
+    let image = std::fs::read_to_string(&svg).unwrap();
+    assert!(
+        image.starts_with("<svg") && image.contains(": 60</title>"),
+        "{image}"
+    );
+    assert!(drawn.out.contains("█ 60"), "{drawn:?}");
+
     let changed = stack.json(&[
         "deploy",
         "--no-aggregator",

@@ -155,6 +155,22 @@ fn bad_values_are_refused_by_name() {
             "--start",
             "possible values",
         ),
+        (&["usage", "list"], "--entity", "required"),
+        (
+            &["usage", "summary", "-e", "x", "-w", "weekly"],
+            "--window",
+            "hourly, daily or monthly",
+        ),
+        (
+            &["usage", "plot", "rpm", "-e", "x", "--since", "soon"],
+            "--since",
+            "RFC 3339",
+        ),
+        (
+            &["usage", "plot", "rpm", "-e", "x", "--until", "1w"],
+            "--until",
+            "RFC 3339",
+        ),
         (&["completions", "tcl"], "<SHELL>", "possible values"),
         (&["lambda-export", "--bogus"], "--bogus", "unexpected"),
         (&["bogus"], "bogus", "unrecognized"),

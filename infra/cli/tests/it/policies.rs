@@ -226,6 +226,8 @@ async fn looks(limiter: &RateLimiter) {
     limiter.get_limits(&LimitScope::system()).await.unwrap();
     let page = PageRequest::default();
     limiter.get_audit_events("user", &page).await.unwrap();
+    let usage = zae_limiter::UsageQuery::of_resource("api").unwrap();
+    limiter.get_usage(&usage, &page).await.unwrap();
     let capacity = limiter.get_resource_capacity("api", "rpm", true).await;
     assert_eq!(capacity.unwrap().entities[0].entity_id, "org");
 }
