@@ -73,6 +73,12 @@ impl<S: SnapshotStore> Aggregator<S> {
         }
     }
 
+    /// Where it counts.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
     /// Counts a batch, whose records are in the order of the stream.
     ///
     /// A batch may be handed in again, whole or in part, together with others or not: what was

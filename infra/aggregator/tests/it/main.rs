@@ -4,6 +4,7 @@
 
 mod following;
 mod lambda;
+mod queries;
 mod runtime_api;
 mod traffic;
 mod truth;

@@ -68,16 +68,26 @@ fn image(item: &BucketItem) -> Item {
     Item::from(attributes)
 }
 
+/// What the stream says of a bucket that was `old` and is `new`.
+pub(crate) fn record(
+    position: String,
+    key: &BucketKey,
+    old: Option<&BucketItem>,
+    new: Option<&BucketItem>,
+) -> Record {
+    let keys = Item::from(HashMap::from([
+        (schema::PK.to_owned(), s(schema::entity(key.entity_id()))),
+        (schema::SK.to_owned(), s(schema::bucket(key.resource()))),
+    ]));
+    let (old, new) = (old.map(image), new.map(image));
+    Record::read(position, &keys, old.as_ref(), new.as_ref())
+}
+
 impl Table {
     fn record(&mut self, key: &BucketKey, old: Option<&BucketItem>, new: Option<&BucketItem>) {
         let shard = &mut self.stream[usize::from(key.entity_id() > "c")];
         let position = format!("{:021}", shard.len());
-        let keys = Item::from(HashMap::from([
-            (schema::PK.to_owned(), s(schema::entity(key.entity_id()))),
-            (schema::SK.to_owned(), s(schema::bucket(key.resource()))),
-        ]));
-        let (old, new) = (old.map(image), new.map(image));
-        shard.push(Record::read(position, &keys, old.as_ref(), new.as_ref()));
+        shard.push(record(position, key, old, new));
     }
 
     /// A write; of some the answer is lost, and some are not made.

@@ -1,12 +1,14 @@
 //! `usage`: what has been consumed, by hour, day or month.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot};
 use zae_limiter_core::usage::Window;
+use zae_limiter_core::validate_name;
 
 use crate::failure::Failure;
 use crate::output::{Output, table};
@@ -58,6 +60,9 @@ pub(crate) struct List {
 pub(crate) struct Plot {
     /// The limit's name.
     limit: String,
+    /// Write it as an SVG image, too.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
 }
@@ -149,11 +154,18 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
                 table(["Limit", "Total", "Average", "Peak", "Peak from"], rows)
             })
         }
-        Command::Plot(Plot { limit, which }) => {
+        Command::Plot(Plot { limit, svg, which }) => {
+            validate_name("limit", &limit)?;
             let mut by_start = BTreeMap::<String, i64>::new();
             for snapshot in which.snapshots().await? {
                 let tokens = snapshot.counters.get(&limit).copied().unwrap_or(0);
                 *by_start.entry(snapshot.window_start).or_default() += tokens;
+            }
+            if let Some(path) = svg {
+                let image = image(&limit, &by_start);
+                let path = path.display();
+                let failed = |error| Failure::failed(format!("could not write {path}: {error}"));
+                std::fs::write(path.to_string(), image).map_err(failed)?;
             }
             output.show(&by_start, || plot(&by_start))
         }
@@ -179,6 +191,39 @@ fn plot(by_start: &BTreeMap<String, i64>) -> String {
     lines
 }
 
+#[allow(clippy::cast_precision_loss)] // pixels
+/// The same as an image: columns from left to right, with the numbers as tips.
+fn image(limit: &str, by_start: &BTreeMap<String, i64>) -> String {
+    const WIDTH: usize = 800;
+    const HEIGHT: usize = 300;
+    const HEAD: usize = 24;
+    let most = by_start.values().copied().max().unwrap_or(0).max(1);
+    let width = WIDTH as f64 / by_start.len().max(1) as f64;
+    let columns = by_start.iter().enumerate().map(|(i, (start, tokens))| {
+        let height = HEIGHT as f64 * (*tokens).max(0) as f64 / most as f64;
+        let (x, y) = (width * i as f64, (HEAD + HEIGHT) as f64 - height);
+        format!(
+            "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{:.2}\" height=\"{height:.2}\">\
+             <title>{start}: {tokens}</title></rect>\n",
+            width * 0.9
+        )
+    });
+    let columns: String = columns.collect();
+    let ends = by_start.keys().next().zip(by_start.keys().next_back());
+    let span = ends.map_or(String::new(), |(first, last)| {
+        format!("{first} to {last}, ")
+    });
+    let bottom = HEAD + HEIGHT;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {}\" \
+         font-family=\"sans-serif\" font-size=\"14\">\n\
+         <text x=\"0\" y=\"16\">{limit}: {span}at most {most}</text>\n\
+         <g fill=\"#3b7dd8\">\n{columns}</g>\n\
+         <line x1=\"0\" y1=\"{bottom}\" x2=\"{WIDTH}\" y2=\"{bottom}\" stroke=\"#888\"/>\n</svg>\n",
+        bottom + 2
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +240,19 @@ mod tests {
         assert_eq!(lines[1], "b  ▌ 1");
         assert_eq!(lines[2], "c   -4");
         assert_eq!(plot(&BTreeMap::new()), "nothing has been counted");
+    }
+
+    #[test]
+    fn columns_are_as_high_as_what_they_stand_for() {
+        let by_start = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 50)]);
+        let image = image("rpm", &by_start);
+        assert!(image.contains("rpm: a to b, at most 100"), "{image}");
+        assert!(
+            image.contains("height=\"300.00\"><title>a: 100</title>"),
+            "{image}"
+        );
+        assert!(image.contains("x=\"400.00\" y=\"174.00\""), "{image}");
+        super::image("rpm", &BTreeMap::new());
     }
 
     #[test]

@@ -103,9 +103,15 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     assert_eq!(before, json!([]));
     let summary = stack.json(&[&["usage", "summary"], &since[..]].concat());
     assert_eq!(summary["limits"]["rpm"]["total"], 60, "{summary}");
-    let drawn = stack
-        .run(&[&["usage", "plot", "rpm"], &since[..]].concat())
-        .code(0);
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("usage.svg");
+    let draw = ["usage", "plot", "rpm", "--svg", svg.to_str().unwrap()];
+    let drawn = stack.run(&[&draw, &since[..]].concat()).code(0);
+    let image = std::fs::read_to_string(&svg).unwrap();
+    assert!(
+        image.starts_with("<svg") && image.contains(": 60</title>"),
+        "{image}"
+    );
     assert!(drawn.out.contains("█ 60"), "{drawn:?}");
 
     let changed = stack.json(&[
