@@ -104,7 +104,7 @@ impl Returned {
 /// How long a write may be on its way without being [compared](excess) with the bound again.
 #[must_use]
 pub fn flight_max(lease_ttl: Duration) -> Duration {
-    lease_ttl / 8
+    lease_ttl / 32
 }
 
 /// By how many tokens the level and all blocks together are over `burst + rate * lease_ttl`,
@@ -197,10 +197,16 @@ impl Rest {
     }
 }
 
-/// What the guards go by: flights take the rest.
+/// How much refill that is to come may be spent at once, by processes whose view of the bucket was
+/// stale.
+fn slack_max(lease_ttl: Duration) -> Duration {
+    lease_ttl / 32 * 5
+}
+
+/// What the guards go by: flights and slack take the rest.
 fn guarded_ttl(ring: &Ring) -> Duration {
     let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
-    lease_ttl - flight_max(lease_ttl)
+    lease_ttl - flight_max(lease_ttl) - slack_max(lease_ttl)
 }
 
 /// The ring as seen, what is out, and what a write makes of it.
@@ -217,6 +223,9 @@ pub(crate) struct Share {
     /// that several processes draw on would else be now a little over full, now not, and every
     /// second guess wrong.
     pub(crate) brim: Ticks,
+    /// How far below empty the level may be after a debit that is spent at once. Processes that
+    /// draw on an empty bucket would else each be refused for what the others drew meanwhile.
+    pub(crate) slack: Ticks,
     /// What overflows for the others' sake.
     pub(crate) overflow: Ticks,
     /// How much higher than seen the level may be; none where it does not matter.
@@ -279,6 +288,7 @@ impl Books {
             return Share {
                 guard: RingGuard::Absent,
                 brim: 0,
+                slack: 0,
                 overflow: 0,
                 level_rise_max: None,
             };
@@ -287,15 +297,22 @@ impl Books {
             return Share {
                 guard: self.guard(terms.to_tokens(rest.spare / 2)),
                 brim: 0,
+                slack: 0,
                 overflow: rest.overflow,
                 level_rise_max: Some(rest.spare / 2),
             };
         }
         let spare = tokens(terms.tokens_in(guarded_ttl(&ring))) - self.out.others;
         let brim = if leased { spare / 3 } else { 0 };
+        let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
         Share {
             guard: self.guard(spare - brim),
             brim: Ticks::from(brim) * terms.token(),
+            slack: if leased {
+                terms.refill(slack_max(lease_ttl))
+            } else {
+                0
+            },
             overflow: 0,
             level_rise_max: None,
         }

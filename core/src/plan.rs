@@ -15,8 +15,9 @@
 //! hence the bound: `admitted <= burst + rate * (window + lease_ttl)`.
 //!
 //! A guard knows the time at which it was planned, and the write arrives later: until then more
-//! flows in. So the guards leave an eighth of the `lease_ttl` unused ([`flight_max`]). An answer
-//! that took longer is compared with the bound once more ([`excess`]).
+//! flows in; and what a debit draws on may be refill that is to come, if others were faster. So the
+//! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for slack. An
+//! answer that took longer is compared with the bound once more ([`excess`]).
 //!
 //! A block that expired so long ago that the ring has dropped it is returned less what has flowed
 //! in since it was granted ([`Returned`]): others may have drawn on that in its place.
@@ -30,7 +31,7 @@ use crate::item::{
     RingChange, RingGuard, ZChange,
 };
 use crate::sabotage::Sabotage;
-use crate::{Limit, Ticks, WallTime};
+use crate::{Limit, Terms, Ticks, WallTime};
 
 /// What is known of a bucket's item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +85,9 @@ pub struct Transfer<'a> {
     /// Whether callers want tokens of this limit, even if none are taken now: then its terms are
     /// in force. A bucket in debt would else be refilled by old terms until it is out of debt.
     pub in_demand: bool,
-    /// How far a debit may run ahead of the refill.
+    /// Of what is taken, what is not spent before it has flowed in.
+    pub scheduled: u64,
+    /// How far that may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
     pub consumed: i64,
@@ -95,6 +98,17 @@ pub struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     fn is_debit(&self) -> bool {
         self.take > 0 || self.owe > 0
+    }
+
+    /// The lowest level at which the debit may be made. Only what is scheduled may be refill that is
+    /// to come; what is spent at once has to be there, but for some `slack`.
+    fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
+        let token = terms.token();
+        let min = Ticks::from(self.take + self.owe) * token - terms.refill(self.ahead);
+        match self.take.saturating_sub(self.scheduled) {
+            0 => min,
+            stock => min.max(Ticks::from(stock + self.owe) * token - slack),
+        }
     }
 
     /// A transfer of nothing, to be filled in.
@@ -109,6 +123,7 @@ impl<'a> Transfer<'a> {
             others_took: 0,
             asked_at: None,
             in_demand: false,
+            scheduled: 0,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
@@ -201,8 +216,7 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
 pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool {
     let terms = t.limit.terms();
     let spare = level(seen, now, t.limit) + Ticks::from(t.give) * terms.token();
-    let needed = Ticks::from(t.take + t.owe) * terms.token();
-    spare.min(terms.full()) - needed >= -terms.refill(t.ahead)
+    spare.min(terms.full()) >= t.level_min(terms, 0)
 }
 
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
@@ -325,7 +339,7 @@ fn update(
         share.overflow
     };
     let added = debit + overflow + above_full - give;
-    let latest = (t.take > 0).then(|| empty_at + terms.refill(t.ahead) - debit - share.overflow);
+    let latest = (t.take > 0).then(|| empty_at - t.level_min(&terms, share.slack) - share.overflow);
     let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
     let (z_min, z_max, z) = if rewound {
         (None, None, ZChange::Set(full_at + debit))

@@ -35,6 +35,18 @@ fn five_hundred_fleets_keep_every_promise() {
     assert!(broken.is_empty(), "\n{broken}");
 }
 
+/// Found in long runs, and mended since.
+#[test]
+fn fleets_that_once_broke_a_promise_keep_it() {
+    const SEEDS: [u64; 12] = [
+        2025, 2155, 2926, 6175, 7036, 8152, 14_835, 17_309, 18_495, 21_902, 68_085, 131_308,
+    ];
+    for seed in SEEDS {
+        let report = Scenario::random(seed, REQUESTS).run();
+        assert_eq!(report.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..40 {

@@ -166,6 +166,7 @@ impl Active {
                 others_took: others_took as u64,
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
+                scheduled: grant.scheduled,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
                 consumed: match &past {
                     Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
