@@ -379,7 +379,7 @@ impl World<'_> {
     }
 
     /// What a process has seen of a bucket may say that a limit is there again that was deleted.
-    pub(super) fn learn(&mut self, process: usize, bucket: usize, as_of: Option<Nanos>) {
+    fn learn(&mut self, process: usize, bucket: usize, as_of: Option<Nanos>) {
         let p = &mut self.processes[process];
         let seen = p.seat(bucket).bucket.seen();
         for (slot, name) in NAMES.into_iter().enumerate() {

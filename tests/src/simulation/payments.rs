@@ -195,7 +195,7 @@ impl World<'_> {
             self.payments.remove(number);
             return;
         }
-        let (waited, as_of) = (self.now - sent, sent);
+        let waited = self.now - sent;
         let sent = MonotonicTime::from_nanos(p.clock.now().as_nanos() - waited);
         match &outcome {
             WriteOutcome::Applied(_) | WriteOutcome::Refused(_) => {
@@ -237,7 +237,6 @@ impl World<'_> {
         });
         self.settle(process, bucket, false);
         self.pay_on(number);
-        self.learn(process, bucket, Some(as_of));
         self.mind_breaker(process);
         self.sleep(process);
     }
