@@ -365,15 +365,9 @@ impl Bucket {
             let s = &mut active.slots[slot];
             s.denied_until = MonotonicTime::ZERO;
             let refunded = if same { tokens.min(s.spent) } else { 0 };
-            // What is owed, and not on its way to the table, is paid first.
-            let flight = active.books.flight.as_ref();
-            let on_its_way = flight.and_then(|flight| Some(flight.slots.get(slot)?.owed));
-            let account = active.books.account(slot);
-            let owed = account.debt.saturating_sub(on_its_way.unwrap_or(0));
-            let settled = owed.min(refunded);
-            account.debt -= settled;
-            s.stock += refunded - settled;
+            s.stock += refunded;
             s.spent -= refunded;
+            let account = active.books.account(slot);
             account.credit += tokens - refunded;
             account.taken_back += tokens - refunded;
         }

@@ -120,21 +120,6 @@ fn a_refund_is_had_once() {
     assert_eq!(drain(&mut desk, &mut table), 4);
 }
 
-/// Otherwise what was refunded would be spent while more than that is owed.
-#[test]
-fn a_refund_pays_what_is_owed_first() {
-    let (mut desk, mut table) = (Desk::new(&[limit(1, 10)]), None);
-    let paid = desk.acquire(&mut table, 1).expect("a token");
-    desk.bucket.charge_anyway(&desk.clock, &desk.limits[0], 20);
-    let charges = Charges::of(0, 2);
-    let (generation, limits) = (Some(paid.generation), desk.limits.clone());
-    (desk.bucket).give_back(&desk.clock, generation, &limits, &charges);
-    assert!(desk.take(1).is_err(), "18 are owed");
-    desk.pass(&mut table, secs(4));
-    let consumed = table.as_ref().and_then(|item| item.limit("rps"));
-    assert_eq!(consumed.map(|limit| limit.consumed), Some(19));
-}
-
 #[test]
 fn a_refund_fills_no_further_than_the_burst() {
     let (mut desk, mut table) = (Desk::new(&[limit(10, 100)]), None);
