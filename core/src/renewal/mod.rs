@@ -205,7 +205,9 @@ impl Active {
         if used {
             books.used_at = now.monotonic;
         }
-        let idle = now.monotonic.since(books.used_at) >= settings.renewal;
+        // Who has only looked has not used it, also where the clock has only begun.
+        let never = books.used_at == MonotonicTime::ZERO;
+        let idle = never || now.monotonic.since(books.used_at) >= settings.renewal;
         let settled = books.is_settled();
         let wanted = books.accounts.iter().any(|a| a.wanted > 0);
         let closing = why == Why::Closing;

@@ -247,7 +247,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::item::{BucketItem, Ring};
+    use crate::item::{BucketItem, LimitItem, Ring};
     use crate::renewal::Outcome;
     use crate::{BucketCache, Clock, Limit, Request};
 
@@ -287,6 +287,36 @@ mod tests {
             let ring = table.unwrap().limit("tps").unwrap().ring.unwrap();
             let demand = ring.demand_milli[Ring::slot(ring.epoch)] / 1_000;
             assert!((450..=550).contains(&demand), "{demand}, every {pause} ms");
+        }
+    }
+
+    #[test]
+    fn who_only_looks_writes_nothing() {
+        let settings = RenewalSettings {
+            renewal: Duration::from_secs(1),
+            lease_ttl: Duration::from_secs(5),
+            latency: Duration::from_millis(10),
+            jitter: 0.5,
+        };
+        let (clock, hands) = Clock::manual();
+        let limits: Arc<[Limit]> = [Limit::per_second("tps", 10).unwrap()].into();
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+        let bucket = bucket.unwrap();
+        let found = LimitItem {
+            terms: *limits[0].terms(),
+            z: 0,
+            consumed: 0,
+            ring: None,
+        };
+        let item = BucketItem {
+            limits: vec![(limits[0].shared_name().clone(), found)],
+            ..BucketItem::default()
+        };
+        bucket.saw(&clock, clock.now(), Some(item));
+        for _ in 0..20 {
+            let step = bucket.check(&clock, &settings, Why::Due);
+            assert!(!matches!(step, Step::Write(_)), "{step:?}");
+            hands.advance(Duration::from_millis(100));
         }
     }
 }
