@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn who_only_looks_writes_nothing() {
         let settings = RenewalSettings {
-            renewal: Duration::from_secs(1),
+            renewal: Duration::from_secs(2), // longer than the clock has run
             lease_ttl: Duration::from_secs(5),
             latency: Duration::from_millis(10),
             jitter: 0.5,
