@@ -81,7 +81,7 @@ impl Active {
             Duration::ZERO
         } else {
             let denied = self.slots[slot].denied_until.since(now.monotonic);
-            scheduled.unwrap_or(refilled.max(denied.min(Duration::from_millis(1))))
+            scheduled.unwrap_or(refilled.max(denied))
         };
         Knowledge {
             in_hand,

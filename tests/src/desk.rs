@@ -26,6 +26,8 @@ pub enum End {
     Answered,
     /// The table does not do it, and says so.
     Refused,
+    /// The table takes no more writes for now.
+    Throttled,
     /// It is applied if its guards hold, and the process hears nothing.
     Unheard,
     /// Neither.
@@ -127,12 +129,13 @@ impl Desk {
     pub fn end(&mut self, table: &mut Option<BucketItem>, plan: &Plan, end: End) -> Option<Plan> {
         let applied = match end {
             End::Answered | End::Unheard => Some(BucketItem::apply(table, &plan.write)),
-            End::Refused | End::Lost => None,
+            End::Refused | End::Throttled | End::Lost => None,
         };
         let outcome = match (end, applied) {
             (End::Answered, Some(Ok(item))) => WriteOutcome::Applied(item),
             (End::Answered, Some(Err(found))) => WriteOutcome::Refused(found),
             (End::Refused, _) => WriteOutcome::Failed(error()),
+            (End::Throttled, _) => WriteOutcome::Failed(throttled()),
             _ => WriteOutcome::Unknown(error()),
         };
         self.writes += 1;
@@ -221,6 +224,10 @@ impl Desk {
         });
         holds
     }
+}
+
+fn throttled() -> StoreError {
+    StoreError::new(StoreErrorKind::Throttled, "by hand")
 }
 
 fn error() -> StoreError {

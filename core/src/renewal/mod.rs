@@ -41,9 +41,10 @@ impl RenewalSettings {
         }
     }
 
-    /// How long to wait after so many failures in a row.
+    /// How long to wait after so many failures in a row: at most two renewal periods, so that what
+    /// is over is soon known to be.
     fn pause(&self, failures: u32) -> Duration {
-        let longest = self.renewal / 4 * 2u32.pow(failures.min(4));
+        let longest = self.renewal / 4 * 2u32.pow(failures.min(3));
         longest.mul_f64(0.5 + 0.5 * self.jitter)
     }
 }
@@ -145,7 +146,7 @@ impl Bucket {
             return Step::Idle;
         };
         active.turn_hour(now);
-        let again = active.complete(now, &active.stretched(settings), outcome);
+        let again = active.complete(now, settings, outcome);
         active.expires_tick = clock.tick_before(active.expires_at);
         let settings = active.stretched(settings);
         let step = if again && why != Why::Suspended {

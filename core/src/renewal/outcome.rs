@@ -44,7 +44,8 @@ impl Active {
                     return true;
                 }
                 books.tries = 0;
-                self.land(now, settings, &flight, &excess);
+                let settings = self.stretched(settings);
+                self.land(now, &settings, &flight, &excess);
                 false
             }
             Outcome::Refused(found) => {
@@ -134,8 +135,10 @@ impl Active {
             } else {
                 low_water(account.demand.per_second(), lead, held)
             };
-            if scheduled > 0 {
-                renew_at = renew_at.min(account.schedule.end().before(settings.latency * 2));
+            if f.grant.scheduled > 0 {
+                // Also where all of it was spent while the write was on its way.
+                let end = flight.planned_at.after(f.grant.length);
+                renew_at = renew_at.min(end.before(settings.latency * 2));
             }
             // A grant that was short by a guess at what the others took says nothing, if the table
             // turns out to hold what the caller wants.
