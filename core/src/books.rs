@@ -61,6 +61,9 @@ pub(crate) struct Account {
     pub(crate) entered: Option<Entry>,
     /// The time at which this process's share was last empty, if it lives on that.
     pub(crate) local: Option<Ticks>,
+    /// Asked of the table in strict mode, since then, and not told to it.
+    pub(crate) asked: u64,
+    pub(crate) asked_since: MonotonicTime,
 }
 
 /// A write under way.

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use crate::asked::Asked;
 use crate::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
+use crate::plan::Transfer;
 use crate::{Limit, Terms, Ticks, WallTime};
 
 /// What a process holds in its block, to be entered into the ring.
@@ -26,6 +28,8 @@ pub struct Entry {
     epoch: u64,
     held: i64,
     demand_milli: i64,
+    /// What still stands in the epoch before.
+    demand_before_milli: i64,
 }
 
 impl Entry {
@@ -65,6 +69,7 @@ impl Holding {
             epoch: ring.epoch,
             held: tokens(self.tokens),
             demand_milli: self.demand_milli,
+            demand_before_milli: 0,
         });
         ring
     }
@@ -224,7 +229,8 @@ pub(crate) struct Share {
     /// second guess wrong.
     pub(crate) brim: Ticks,
     /// How far below empty the level may be after a debit that is spent at once. Processes that
-    /// draw on an empty bucket would else each be refused for what the others drew meanwhile.
+    /// draw on an empty bucket would else each be refused for what the others drew meanwhile; and
+    /// strict acquires always, where others reserve the refill before it is there.
     pub(crate) slack: Ticks,
     /// What overflows for the others' sake.
     pub(crate) overflow: Ticks,
@@ -237,9 +243,10 @@ impl Books {
     pub(crate) fn of(
         found: &LimitItem,
         now: WallTime,
-        holding: Option<Holding>,
+        t: &Transfer<'_>,
         entry: &mut Option<Entry>,
     ) -> Self {
+        let holding = t.holding;
         let Some(ring) = found.ring else {
             let change = |h: Holding| RingChange::Reset(h.first_ring(now, 0, entry));
             return Self {
@@ -255,6 +262,7 @@ impl Books {
                 Self::add(&ring, epoch, &h, entry)
             }
             Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
+            None if out.others > 0 => Self::told(&ring, epoch, t.asked),
             None => RingChange::Keep,
         };
         Self {
@@ -264,21 +272,43 @@ impl Books {
         }
     }
 
+    /// What is asked for in strict mode is demand beside that of processes that lease. Where none
+    /// holds anything, nobody is told: the ring is to die with the last of them.
+    fn told(ring: &Ring, epoch: u64, asked: Asked) -> RingChange {
+        let during_ms = ring.lease_ttl_ms.max(millis(asked.during));
+        let demand_milli = u128::from(asked.tokens) * 1_000_000 / u128::from(during_ms);
+        if demand_milli == 0 {
+            return RingChange::Keep;
+        }
+        RingChange::Add {
+            epoch,
+            held: 0,
+            held_before: 0,
+            demand_milli: i64::try_from(demand_milli).unwrap_or(i64::MAX),
+            demand_before_milli: 0,
+        }
+    }
+
     fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<Entry>) -> RingChange {
         let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
         let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
         let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
+        // Demand that has fallen must not count for as long as a block lives.
+        let stood = same.demand_before_milli + last.demand_milli;
+        let stands = stood.min(h.demand_milli);
         *entry = Some(Entry {
             lease_ttl_ms: ring.lease_ttl_ms,
             epoch,
             held: tokens(h.tokens),
             demand_milli: h.demand_milli,
+            demand_before_milli: stands,
         });
         RingChange::Add {
             epoch,
             held: tokens(h.tokens) - same.held,
             held_before: -last.held,
             demand_milli: h.demand_milli - same.demand_milli,
+            demand_before_milli: stands - stood,
         }
     }
 
@@ -308,7 +338,7 @@ impl Books {
         Share {
             guard: self.guard(spare - brim),
             brim: Ticks::from(brim) * terms.token(),
-            slack: if leased {
+            slack: if leased || self.out.others > 0 {
                 terms.refill(slack_max(lease_ttl))
             } else {
                 0

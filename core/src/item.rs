@@ -79,8 +79,8 @@ impl Ring {
         )
     }
 
-    /// The fleet's demand as of `epoch`: the last epoch's sum, or this one's if it is more
-    /// already.
+    /// The fleet's demand as of `epoch`: the last epoch's sum, less what has fallen since, or this
+    /// one's if it is more already.
     #[must_use]
     pub fn demand_milli_in(&self, epoch: u64) -> i64 {
         Self::at(&self.demand_milli, epoch).max(Self::at(&self.demand_milli, epoch.wrapping_add(2)))
@@ -198,6 +198,8 @@ pub enum RingChange {
         held_before: i64,
         /// Demand to report, in thousandths of a token per second.
         demand_milli: i64,
+        /// The same for the epoch before (less than zero: demand has fallen since).
+        demand_before_milli: i64,
     },
     /// Starts over with this.
     Reset(Ring),
@@ -301,6 +303,7 @@ impl LimitItem {
                 held,
                 held_before,
                 demand_milli,
+                demand_before_milli,
             } => {
                 let ring = self.ring.get_or_insert_default();
                 let slot = |later: u64| Ring::slot(epoch.wrapping_add(later));
@@ -308,6 +311,7 @@ impl LimitItem {
                 ring.held[slot(0)] += held;
                 ring.held[slot(2)] += held_before; // the slot before this one, of three
                 ring.demand_milli[slot(0)] += demand_milli;
+                ring.demand_milli[slot(2)] += demand_before_milli;
                 ring.held[slot(1)] = 0;
                 ring.demand_milli[slot(1)] = 0;
             }

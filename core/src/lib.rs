@@ -3,6 +3,7 @@
 //! No I/O, no futures, no clock of its own: time comes in, decisions and writes-as-data go out.
 //! Users add the `zae-limiter` crate, which re-exports what they need of this one.
 
+mod asked;
 mod block;
 mod books;
 mod bucket;
@@ -29,6 +30,7 @@ pub mod sizing;
 mod time;
 pub mod usage;
 
+pub use asked::Asked;
 pub use block::Schedule;
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
 pub use cache::BucketCache;

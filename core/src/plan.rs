@@ -24,6 +24,7 @@
 
 use std::time::Duration;
 
+use crate::asked::Asked;
 use crate::holdings::Books;
 pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max};
 use crate::item::{
@@ -93,6 +94,8 @@ pub struct Transfer<'a> {
     pub consumed: i64,
     /// What the process holds, in leased mode.
     pub holding: Option<Holding>,
+    /// What was asked of the table in strict mode, to be told to processes that lease.
+    pub asked: Asked,
 }
 
 impl<'a> Transfer<'a> {
@@ -104,7 +107,8 @@ impl<'a> Transfer<'a> {
     /// to come; what is spent at once has to be there, but for some `slack`.
     fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
         let token = terms.token();
-        let min = Ticks::from(self.take + self.owe) * token - terms.refill(self.ahead);
+        let ahead = terms.refill(self.ahead).max(slack);
+        let min = Ticks::from(self.take + self.owe) * token - ahead;
         match self.take.saturating_sub(self.scheduled) {
             0 => min,
             stock => min.max(Ticks::from(stock + self.owe) * token - slack),
@@ -127,6 +131,7 @@ impl<'a> Transfer<'a> {
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
+            asked: Asked::default(),
         }
     }
 }
@@ -215,8 +220,15 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
 #[must_use]
 pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool {
     let terms = t.limit.terms();
-    let spare = level(seen, now, t.limit) + Ticks::from(t.give) * terms.token();
-    spare.min(terms.full()) >= t.level_min(terms, 0)
+    let level = level(seen, now, t.limit) + Ticks::from(t.give) * terms.token();
+    let level = level.min(terms.full());
+    let found = seen.and_then(|item| item.limit(t.limit.name()));
+    let (slack, overflow) = found.map_or((0, 0), |found| {
+        let books = Books::of(found, now, t, &mut None);
+        let share = books.share(terms, level, t.holding.is_some());
+        (share.slack, share.overflow)
+    });
+    level - overflow >= t.level_min(terms, slack)
 }
 
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
@@ -317,7 +329,7 @@ fn update(
     let give = Ticks::from(t.give) * token - t.returned.replaced(found, now);
     let debit = Ticks::from(t.take + t.owe) * token;
 
-    let books = Books::of(found, now, t.holding, entry);
+    let books = Books::of(found, now, t, entry);
     let unclamped = empty_at - found.z + give;
     let level = unclamped.min(terms.full());
     let share = books.share(&terms, level, t.holding.is_some());

@@ -116,7 +116,8 @@ fn below_the_limit_with_a_hot_process_that_changes() {
 
 #[test]
 fn above_the_limit_with_a_hot_process_that_changes() {
-    assert_shifting_row(1.2, 6_700.0);
+    // That demand falls shows in the next renewal; some of those come early, and are refused.
+    assert_shifting_row(1.2, 6_850.0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{Now, RenewalSettings, Step, Why};
+use crate::asked::Asked;
 use crate::books::{Account, Flight, InFlight};
 use crate::bucket::{Active, Slot};
 use crate::item::Ring;
@@ -179,6 +180,7 @@ impl Active {
                     demand_milli: if keeps { account.demand.milli() } else { 0 },
                     entered: account.entered,
                 }),
+                asked: Asked::default(),
             });
             slots.push(InFlight {
                 kept: unspent.min(taken),

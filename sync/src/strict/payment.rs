@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
-use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
+use zae_limiter_core::{Asked, BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -74,6 +74,8 @@ pub struct BucketPayment {
     planned_at: WallTime,
     sent: MonotonicTime,
     only_converts: bool,
+    /// What the write under way tells of strict demand.
+    asked: SmallVec<[Asked; 2]>,
     tries: u32,
     throttled: u32,
     pausing: bool,
@@ -90,6 +92,9 @@ impl BucketPayment {
         limits: Arc<[Limit]>,
         charges: Charges,
     ) -> Self {
+        if change == Change::Debit {
+            bucket.asks(clock, &limits, &charges);
+        }
         let now = clock.wall();
         Self {
             seen: bucket.seen(),
@@ -101,6 +106,7 @@ impl BucketPayment {
             planned_at: now,
             sent: clock.now(),
             only_converts: false,
+            asked: SmallVec::new(),
             tries: 0,
             throttled: 0,
             pausing: false,
@@ -122,7 +128,13 @@ impl BucketPayment {
         self.tries += 1;
         self.planned_at = clock.wall();
         self.sent = clock.now();
-        let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
+        if self.change == Change::Debit {
+            self.asked = self.bucket.tell(clock, &self.limits, &self.charges);
+        }
+        let mut transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
+        for (transfer, asked) in transfers.iter_mut().zip(&self.asked) {
+            transfer.asked = *asked;
+        }
         let Some(plan) = plan::plan(&self.seen, self.planned_at, &transfers) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
         };
@@ -133,6 +145,11 @@ impl BucketPayment {
     /// Takes in how the last write ended. Returns whether the reconciler is to be told of the
     /// bucket.
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
+        let told = matches!(outcome, WriteOutcome::Applied(_)) && !self.only_converts;
+        let asked = std::mem::take(&mut self.asked);
+        if !told {
+            (self.bucket).untold(clock, &self.limits, &self.charges, &asked);
+        }
         match outcome {
             WriteOutcome::Applied(item) => {
                 if !self.only_converts {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use zae_limiter_core::Charges;
+use zae_limiter::store::WriteOutcome;
+use zae_limiter::strict::{BucketPayment, Change, Next};
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Holding, Seen, Transfer};
+use zae_limiter_core::{Charges, Shortage};
 use zae_limiter_tests::desk::{Desk, End};
 use zae_limiter_tests::fleet::{Fleet, Shape};
 
@@ -46,11 +48,23 @@ fn few_tokens_are_not_stranded() {
 
 /// Both ask for more than half of the refill, all the time: what each is admitted.
 fn overload(desks: &mut [Desk], table: &mut Option<BucketItem>, length: Duration) -> Vec<u64> {
+    overload_by(desks, table, length, 1)
+}
+
+/// The same with so many requests at once.
+fn overload_by(
+    desks: &mut [Desk],
+    table: &mut Option<BucketItem>,
+    length: Duration,
+    requests: u64,
+) -> Vec<u64> {
     let step = Duration::from_millis(10);
     let mut admitted = vec![0; desks.len()];
     for _ in 0..length.as_millis() / step.as_millis() {
         for (desk, admitted) in desks.iter_mut().zip(&mut admitted) {
-            *admitted += u64::from(desk.acquire(table, 1).is_ok());
+            for _ in 0..requests {
+                *admitted += u64::from(desk.acquire(table, 1).is_ok());
+            }
             desk.pass(table, step);
         }
     }
@@ -69,6 +83,146 @@ fn a_dead_process_keeps_nothing_for_ever() {
     overload(&mut desks, &mut table, secs(10));
     let alone = overload(&mut desks, &mut table, secs(10));
     assert!(alone[0] >= 485, "{alone:?} of 500");
+}
+
+#[test]
+fn demand_that_has_fallen_is_not_somebody_elses() {
+    let (mut desks, mut table) = (vec![Desk::new(&[limit(50, 25)])], None);
+    overload_by(&mut desks, &mut table, secs(12), 10);
+    // Now it asks for what there is; after two periods it has most of that.
+    let step = Duration::from_millis(20);
+    let mut admitted = 0;
+    for at in 0..400 {
+        let taken = desks[0].acquire(&mut table, 1).is_ok();
+        admitted += u64::from(taken && at >= 100);
+        desks[0].pass(&mut table, step);
+    }
+    assert!(admitted >= 260, "{admitted} of 300");
+}
+
+/// Demand that nobody stands behind, as of processes that have died.
+fn pretend(table: &mut Option<BucketItem>, desk: &Desk, demand_milli: i64) {
+    let transfers = [Transfer {
+        take: 1,
+        holding: Some(Holding {
+            lease_ttl: secs(5),
+            tokens: 1,
+            demand_milli,
+            entered: None,
+        }),
+        scheduled: 1,
+        ahead: secs(2),
+        ..Transfer::new(&desk.limits[0])
+    }];
+    let seen = table.clone().map_or(Seen::Missing, Seen::Item);
+    let plan = plan::plan(&seen, desk.clock.wall(), &transfers).expect("a debit");
+    BucketItem::apply(table, &plan.write).expect("it is applied");
+}
+
+/// What is reserved may be spent while the write that reserves it is under way: the process holds
+/// nothing then, and says no until the reservation ends, not until the block does.
+#[test]
+fn a_reservation_that_is_spent_at_once_is_not_a_no_for_a_whole_lease() {
+    let (mut desks, mut table) = (vec![Desk::new(&[limit(600, 600)])], None);
+    overload_by(&mut desks, &mut table, secs(4), 12);
+    let mut desk = desks.remove(0);
+    pretend(&mut table, &desk, 30_000_000);
+    desk.renew(&mut table);
+    // Now it knows of the others, and its share is a few tokens.
+    desk.pass(&mut table, Duration::from_millis(1_200));
+    let plan = loop {
+        if let Some(plan) = desk.look() {
+            break plan;
+        }
+        let _ = desk.take(1);
+        desk.hands.advance(Duration::from_millis(10));
+    };
+    while desk.take(1).is_ok() {}
+    let mut next = desk.end(&mut table, &plan, End::Answered);
+    while let Some(plan) = next {
+        next = desk.end(&mut table, &plan, End::Answered);
+    }
+    assert_eq!(desk.holds(), 0);
+    let refused = (0..130).take_while(|_| {
+        desk.pass(&mut table, Duration::from_millis(10));
+        desk.take(1) == Err(Shortage::Refused)
+    });
+    assert!(refused.count() < 130, "it says no until the block ends");
+}
+
+#[test]
+fn who_was_throttled_is_back_within_two_renewal_periods() {
+    let (mut desk, mut table) = (Desk::new(&[limit(100, 100)]), None);
+    for _ in 0..40 {
+        let _ = desk.take(1);
+        if let Some(plan) = desk.look() {
+            assert!(desk.end(&mut table, &plan, End::Throttled).is_none());
+        }
+        desk.hands.advance(Duration::from_millis(250));
+    }
+    desk.pass(&mut table, secs(2));
+    assert!(table.is_some(), "it has not written");
+}
+
+/// A strict acquire, to its end.
+fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
+    let charges = Charges::default().with(0, 1);
+    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+    let mut payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
+    loop {
+        match payment.next(&desk.clock) {
+            Next::Write(_, write) => {
+                let outcome = match BucketItem::apply(table, &write) {
+                    Ok(item) => WriteOutcome::Applied(item),
+                    Err(found) => WriteOutcome::Refused(found),
+                };
+                payment.done(&desk.clock, outcome);
+            }
+            Next::Pause(_) => unreachable!("nothing is throttled"),
+            Next::Done(result) => return result.is_ok(),
+        }
+    }
+}
+
+#[test]
+fn strict_acquires_get_their_share_beside_leases() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, strict, mut table) = (new(), new(), None);
+    let mut admitted = [0, 0];
+    for at in 0..3_000 {
+        // Both ask for twice the limit.
+        let got = [
+            leased.acquire(&mut table, 1).is_ok(),
+            pay(&strict, &mut table),
+        ];
+        for (admitted, got) in admitted.iter_mut().zip(got) {
+            *admitted += u64::from(got && at >= 1_000);
+        }
+        leased.pass(&mut table, Duration::from_millis(10));
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    let [leased, strict] = admitted;
+    assert!(leased + strict >= 970, "{leased} and {strict} of 1000");
+    assert!(leased >= 350 && strict >= 350, "{leased} and {strict}");
+}
+
+/// Strict acquires may spend refill that is to come only where processes that lease reserve it.
+#[test]
+fn strict_acquires_alone_spend_nothing_that_is_not_there() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, strict, mut table) = (new(), new(), None);
+    while leased.acquire(&mut table, 1).is_ok() {}
+    leased.pass(&mut table, secs(4));
+    strict
+        .hands
+        .advance(leased.clock.now().since(strict.clock.now()));
+    // Nobody holds anything, though the ring is young.
+    let mut admitted = 0;
+    for _ in 0..2_000 {
+        admitted += u64::from(pay(&strict, &mut table));
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    assert!(admitted <= 50 + 20 * 50, "{admitted}");
 }
 
 #[test]

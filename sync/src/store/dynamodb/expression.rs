@@ -207,6 +207,7 @@ impl Writer {
                 held,
                 held_before,
                 demand_milli,
+                demand_before_milli,
             } => {
                 if matches!(guard.ring, RingGuard::Any | RingGuard::Absent) {
                     return Err("it adds to a ring that its guard does not say is there");
@@ -218,6 +219,7 @@ impl Writer {
                 self.add(at(RING_HELD + slots.this), held.into());
                 self.add(at(RING_HELD + slots.last), held_before.into());
                 self.add(at(RING_DEMAND + slots.this), demand_milli.into());
+                self.add(at(RING_DEMAND + slots.last), demand_before_milli.into());
                 self.set_to(at(RING_HELD + slots.next), number(0));
                 self.set_to(at(RING_DEMAND + slots.next), number(0));
             }
@@ -344,11 +346,18 @@ mod tests {
             held: 1,
             held_before: -2,
             demand_milli: 0,
+            demand_before_milli: -3,
         };
         let made = expressions(&key(), &update(live, ZChange::Set(3), add)).unwrap();
         let ring: Vec<_> = made.update.split(['=', ',']).collect();
         // Slot 1 is this epoch's, slot 0 the last one's, slot 2 the next one's.
-        for changed in ["#l0.#r[1]", "#l0.#r[3]", "#l0.#r[2]", "#l0.#r[4]"] {
+        for changed in [
+            "#l0.#r[1]",
+            "#l0.#r[3]",
+            "#l0.#r[2]",
+            "#l0.#r[4]",
+            "#l0.#r[5]",
+        ] {
             assert!(ring.iter().any(|part| part.trim() == changed), "{ring:?}");
         }
         assert!(!made.update.contains("#r[6]"), "no demand was reported");
@@ -373,6 +382,7 @@ mod tests {
             held: large,
             held_before: large,
             demand_milli: large,
+            demand_before_milli: large,
         };
         let mut write = update(live, ZChange::Add(large.into()), add);
         let LimitAction::Update { guard, change } = &mut write.limits[0].action else {
@@ -399,6 +409,7 @@ mod tests {
             held: 1,
             held_before: 0,
             demand_milli: 0,
+            demand_before_milli: 0,
         };
         for guard in [RingGuard::Any, RingGuard::Absent] {
             let write = update(guard, ZChange::Add(1), add);

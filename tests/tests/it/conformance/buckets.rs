@@ -276,6 +276,7 @@ pub(super) async fn the_ring_turns(store: Arc<dyn Store>) {
             held,
             held_before,
             demand_milli,
+            demand_before_milli: -held_before,
         };
         assert!(bucket.send(&turn(live, add)).await);
         let seen = bucket.limit("rpm").ring.unwrap();

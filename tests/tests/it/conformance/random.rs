@@ -32,7 +32,7 @@ struct Move {
     consumed: i64,
     ring: u8,
     epochs_on: u64,
-    held: [i64; 3],
+    held: [i64; 4],
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -48,7 +48,7 @@ fn moves() -> impl Strategy<Value = Move> {
         0u8..4,
         -1i64..=3,
     );
-    let rings = (0u8..3, 0u64..=2, prop::array::uniform3(-4i64..=4));
+    let rings = (0u8..3, 0u64..=2, prop::array::uniform4(-4i64..=4));
     let changes = (z, prop::bool::weighted(0.1), -5i64..=5);
     (prop::bool::weighted(0.1), guards, changes, rings).prop_map(
         |(contrary, guards, (z, convert, consumed), (ring, epochs_on, held))| Move {
@@ -119,6 +119,7 @@ impl Move {
                         held: self.held[0],
                         held_before: self.held[1],
                         demand_milli: self.held[2],
+                        demand_before_milli: self.held[3],
                     },
                     _ => RingChange::Reset(Ring { epoch, ..ring }),
                 },

@@ -1,0 +1,69 @@
+//! What is asked of the table in strict mode: demand that processes which lease are to know of.
+//! Each strict write tells the ring of what was asked for since the one before, refusals included;
+//! over an epoch that adds up to the mean. Who leases would else take all that flows in.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::books::Account;
+use crate::bucket::{Bucket, State};
+use crate::{Charges, Clock, Limit, MonotonicTime};
+
+/// Tokens that were asked of the table, acquire by acquire, and that it has not been told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// How many.
+    pub tokens: u64,
+    /// For how long.
+    pub during: Duration,
+}
+
+impl Bucket {
+    /// An acquire asks the table for `charges`, which count by the order of `limits`.
+    pub fn asks(&self, clock: &Clock, limits: &[Limit], charges: &Charges) {
+        let now = clock.now();
+        let mut state = self.lock();
+        for (at, tokens) in charges.iter() {
+            if let Some(account) = account(&mut state, &limits[at as usize]) {
+                if account.asked_since == MonotonicTime::ZERO {
+                    account.asked_since = now;
+                }
+                account.asked += tokens;
+            }
+        }
+    }
+
+    /// What the next write is to tell the table of, in the order of `charges`.
+    #[must_use]
+    pub fn tell(&self, clock: &Clock, limits: &[Limit], charges: &Charges) -> SmallVec<[Asked; 2]> {
+        let now = clock.now();
+        let mut state = self.lock();
+        let tell = |account: &mut Account| Asked {
+            tokens: std::mem::take(&mut account.asked),
+            during: now.since(std::mem::replace(&mut account.asked_since, now)),
+        };
+        charges
+            .iter()
+            .map(|(at, _)| account(&mut state, &limits[at as usize]).map(tell))
+            .map(Option::unwrap_or_default)
+            .collect()
+    }
+
+    /// The write that was to tell of it was not made.
+    pub fn untold(&self, clock: &Clock, limits: &[Limit], charges: &Charges, asked: &[Asked]) {
+        let now = clock.now();
+        let mut state = self.lock();
+        for ((at, _), asked) in charges.iter().zip(asked) {
+            if let Some(account) = account(&mut state, &limits[at as usize]) {
+                account.asked += asked.tokens;
+                account.asked_since = account.asked_since.min(now.before(asked.during));
+            }
+        }
+    }
+}
+
+fn account<'a>(state: &'a mut State, limit: &Limit) -> Option<&'a mut Account> {
+    let slot = state.slot(limit.name())?;
+    Some(state.active().books.account(slot))
+}
