@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use tokio::sync::OnceCell;
+use zae_limiter_core::{ValidationError, validate_endpoint_url, validate_region};
 
-use crate::StackError;
+use crate::{StackError, StackOptions};
 
 /// How to reach AWS: plain data for [`StackManager::connect`](crate::StackManager::connect).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, StackError> {
+        let region = options.region.as_deref().map_or(Ok(()), validate_region);
+        let url = options.endpoint_url.as_deref();
+        let url = url.map_or(Ok(()), validate_endpoint_url);
+        StackOptions::wrong([region.err(), url.err()].into_iter().flatten().collect())?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = options.region {
             loader = loader.region(Region::new(region));
@@ -57,9 +62,10 @@ impl Services {
             loader = loader.endpoint_url(url);
         }
         let config: SdkConfig = loader.load().await;
-        let Some(region) = config.region().map(ToString::to_string) else {
+        let region = config.region().map(ToString::to_string);
+        let Some(region) = region.filter(|region| !region.is_empty()) else {
             let rule = "none is configured: give one, or set AWS_REGION";
-            let missing = zae_limiter_core::ValidationError::new("region", "", rule);
+            let missing = ValidationError::new("region", "", rule);
             return Err(StackError::Options(vec![missing]));
         };
         let s3 = aws_sdk_s3::config::Builder::from(&config);

@@ -63,7 +63,7 @@ impl StackManager {
     ///
     /// # Errors
     /// [`StackError::Name`] for a name that no limiter can have; [`StackError::Options`] if there
-    /// is no region.
+    /// is no region, or one that cannot be, or if the endpoint is not a URL.
     pub async fn connect(name: &str, options: ConnectOptions) -> Result<Self, StackError> {
         let stack_name = table_name(name)?;
         let services = Services::connect(options).await?;

@@ -32,7 +32,9 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, ProvideCredenti
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
-use zae_limiter_core::{BucketKey, ValidationError, schema};
+use zae_limiter_core::{
+    BucketKey, ValidationError, schema, validate_endpoint_url, validate_region,
+};
 
 use self::codec::Attributes;
 use self::error::{Place, failure};
@@ -92,24 +94,9 @@ impl ConnectOptions {
 
     /// Checks what the SDK would panic of, or send anywhere.
     fn validate(&self) -> Result<(), ValidationError> {
-        let is_region = |region: &str| {
-            let mut chars = region.chars();
-            !region.is_empty() && chars.all(|c| c.is_ascii_alphanumeric() || c == '-')
-        };
-        if let Some(region) = self.region.as_deref().filter(|region| !is_region(region)) {
-            let rule = "must be letters, digits and hyphens, as in us-east-1";
-            return Err(ValidationError::new("region", region, rule));
-        }
-        let is_url = |url: &str| {
-            let rest = url.strip_prefix("http://");
-            let rest = rest.or_else(|| url.strip_prefix("https://"));
-            rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic()))
-        };
-        if let Some(url) = self.endpoint_url.as_deref().filter(|url| !is_url(url)) {
-            let rule = "must be a URL, as in http://localhost:4566";
-            return Err(ValidationError::new("endpoint_url", url, rule));
-        }
-        Ok(())
+        self.region.as_deref().map_or(Ok(()), validate_region)?;
+        let url = self.endpoint_url.as_deref();
+        url.map_or(Ok(()), validate_endpoint_url)
     }
 }
 
@@ -190,7 +177,7 @@ impl DynamoDbStore {
             region: config.region().map(ToString::to_string),
             endpoint: config.endpoint_url().map(ToOwned::to_owned),
         };
-        if place.region.is_none() {
+        if place.region.as_deref().is_none_or(str::is_empty) {
             let message = format!("no region for {place}: give one, or set AWS_REGION");
             return Err(StoreError::new(StoreErrorKind::Invalid, message));
         }
