@@ -60,8 +60,9 @@ pub enum StackError {
         action: String,
         /// What was answered.
         reason: String,
-        /// Whether permission or credentials are missing.
-        denied: bool,
+        /// [`StackErrorKind::AccessDenied`], [`StackErrorKind::Unreachable`] or
+        /// [`StackErrorKind::Service`].
+        kind: StackErrorKind,
         /// The SDK's own error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
@@ -79,6 +80,8 @@ pub enum StackErrorKind {
     Failed,
     /// [`StackError::Service`] where permission or credentials are missing
     AccessDenied,
+    /// [`StackError::Service`] where there was no answer: it may have been done all the same
+    Unreachable,
     /// [`StackError::Service`] of any other sort
     Service,
 }
@@ -92,8 +95,7 @@ impl StackError {
                 StackErrorKind::Invalid
             }
             Self::Failed { .. } | Self::Stuck { .. } | Self::Protected(_) => StackErrorKind::Failed,
-            Self::Service { denied: true, .. } => StackErrorKind::AccessDenied,
-            Self::Service { .. } => StackErrorKind::Service,
+            Self::Service { kind, .. } => *kind,
         }
     }
 
@@ -117,7 +119,7 @@ impl StackError {
             (Some(code), None) => code.to_owned(),
             (None, _) => causes(&error),
         };
-        const DENIED: [&str; 10] = [
+        const DENIED: [&str; 11] = [
             "AccessDenied",
             "NotAuthorized",
             "UnrecognizedClient",
@@ -128,14 +130,24 @@ impl StackError {
             "InvalidAccessKeyId",
             "OptInRequired",
             "CredentialsNotLoaded",
+            "loading credentials",
         ];
-        let denied = DENIED.iter().any(|code| reason.contains(code));
+        let kind = if DENIED.iter().any(|code| reason.contains(code)) {
+            StackErrorKind::AccessDenied
+        } else if matches!(
+            error,
+            SdkError::ConstructionFailure(_) | SdkError::ServiceError(_)
+        ) {
+            StackErrorKind::Service
+        } else {
+            StackErrorKind::Unreachable
+        };
         let source = Box::new(error);
         let action = action.into();
         Self::Service {
             action,
             reason,
-            denied,
+            kind,
             source,
         }
     }
