@@ -4,16 +4,17 @@ use clap::Args;
 use zae_limiter::{LimitOwner, PageRequest, PageToken};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The entity's identifier.
-    #[arg(required_unless_present_any = ["resource", "system"])]
+    #[arg(required_unless_present_any = ["resource", "system"], value_parser = named::entity)]
     entity: Option<String>,
     /// What was done to the limits of a resource instead.
-    #[arg(long, conflicts_with = "entity")]
+    #[arg(long, conflicts_with = "entity", value_parser = named::resource)]
     resource: Option<String>,
     /// What was done to the limits of the whole system instead.
     #[arg(long, conflicts_with_all = ["entity", "resource"])]

@@ -6,6 +6,7 @@ use clap::Args;
 use zae_limiter_infra::{AGGREGATOR_PROGRAM, Package, PackageError};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, pairs};
 
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     force: bool,
     /// The program to make it of. Default: zae-limiter-aggregator beside this command or in PATH.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = named::program)]
     aggregator: Option<PathBuf>,
 }
 
@@ -65,6 +66,11 @@ fn write(arguments: &Arguments, zip: &[u8]) -> Result<(), Failure> {
             "{path} is there already; --force writes over it"
         )));
     }
-    let failed = |error| Failure::failed(format!("could not write {}: {error}", path.display()));
+    let failed = |error| {
+        Failure::failed(format!(
+            "could not write --output {}: {error}",
+            path.display()
+        ))
+    };
     std::fs::write(path, zip).map_err(failed)
 }

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, pairs, table};
 use crate::place::Place;
 
@@ -15,8 +16,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Capacity {
     /// The resource.
+    #[arg(value_parser = named::resource)]
     resource: String,
     /// The limit's name.
+    #[arg(value_parser = named::limit)]
     limit: String,
     /// Only entities without a parent.
     #[arg(long)]

@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
-use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot};
+use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot, ValidationError};
 use zae_limiter_core::usage::Window;
-use zae_limiter_core::validate_name;
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
 
@@ -31,13 +31,13 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Which {
     /// Those of this entity.
-    #[arg(short, long, required_unless_present = "resource")]
+    #[arg(short, long, required_unless_present = "resource", value_parser = named::entity)]
     entity: Option<String>,
     /// Those of this resource.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = named::resource)]
     resource: Option<String>,
     /// Of which windows: hourly, daily or monthly.
-    #[arg(short, long, default_value = "hourly")]
+    #[arg(short, long, default_value = "hourly", value_parser = window)]
     window: Window,
     /// From the window on that this time is in: RFC 3339, or how long ago, as in 90m, 24h or 7d.
     /// Default: from the oldest one on.
@@ -59,12 +59,18 @@ pub(crate) struct List {
 #[derive(Debug, Args)]
 pub(crate) struct Plot {
     /// The limit's name.
+    #[arg(value_parser = named::limit)]
     limit: String,
     /// Write it as an SVG image, too.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    text.parse()
+        .map_err(|error: ValidationError| error.rule().to_owned())
 }
 
 fn time(text: &str) -> Result<SystemTime, String> {
@@ -155,7 +161,6 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
             })
         }
         Command::Plot(Plot { limit, svg, which }) => {
-            validate_name("limit", &limit)?;
             let mut by_start = BTreeMap::<String, i64>::new();
             for snapshot in which.snapshots().await? {
                 let tokens = snapshot.counters.get(&limit).copied().unwrap_or(0);
@@ -164,7 +169,8 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
             if let Some(path) = svg {
                 let image = image(&limit, &by_start);
                 let path = path.display();
-                let failed = |error| Failure::failed(format!("could not write {path}: {error}"));
+                let failed =
+                    |error| Failure::failed(format!("could not write --svg {path}: {error}"));
                 std::fs::write(path.to_string(), image).map_err(failed)?;
             }
             output.show(&by_start, || plot(&by_start))
