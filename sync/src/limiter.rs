@@ -142,6 +142,10 @@ impl RateLimiterBuilder {
     }
 
     /// Whether connecting may write the version record that a table lacks. Default: true.
+    ///
+    /// Deployed functions are not brought up to date by this, as they were by the Python library:
+    /// `zae-limiter upgrade` and `deploy` do that, and the builder's `stack` (of the crate's
+    /// feature of that name), where the aggregator's program is installed.
     pub fn auto_update(mut self, auto_update: bool) -> Self {
         self.overrides.auto_update = Some(auto_update);
         self
@@ -191,9 +195,10 @@ impl RateLimiterBuilder {
         let settings = self.overrides.over(settings);
         settings.validate()?;
         #[cfg(feature = "stack")]
-        if let Some(options) = &self.stack {
-            crate::stack::ensure(&self.name, &settings, options).await?;
-        }
+        let deployed = match &self.stack {
+            Some(options) => Some(crate::stack::ensure(&self.name, &settings, options).await?),
+            None => None,
+        };
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -207,6 +212,10 @@ impl RateLimiterBuilder {
                 Arc::new(DynamoDbStore::connect(options).await?)
             }
         };
+        #[cfg(feature = "stack")]
+        if let Some(deployed) = deployed {
+            crate::stack::record(&*store, &deployed, &self.clock).await?;
+        }
         if settings.skip_version_check {
             store.check().await?;
         } else {
