@@ -91,14 +91,15 @@ pub(crate) struct InFlight {
 }
 
 impl Account {
-    pub(crate) fn want(&mut self, tokens: u64) {
+    /// Somebody waits for `tokens`, behind others who want so many.
+    pub(crate) fn want(&mut self, tokens: u64, ahead: u64) {
         let least = if self.wanted == 0 {
             u64::MAX
         } else {
             self.wanted_least
         };
         self.wanted_least = least.min(tokens);
-        self.wanted += tokens;
+        self.wanted = self.wanted.max(ahead) + tokens;
         self.demand.learn_request(tokens);
     }
 

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::books::Books;
 use crate::item::BucketItem;
+use crate::line::Line;
 use crate::plan::Seen;
 use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse, PurseRef};
 use crate::request::{Charges, Request, fingerprint};
@@ -75,6 +76,8 @@ pub(crate) struct State {
     generation: u32,
     /// The reconciler has been told, and has not looked yet.
     pub(crate) hinted: bool,
+    /// Who waits. Meanwhile nothing is in the purse.
+    pub(crate) line: Option<Box<Line>>,
 }
 
 /// What a bucket needs while it is in use.
@@ -127,11 +130,12 @@ impl Drop for Locked<'_> {
             fingerprint: fingerprint(&state.limits),
             ..Filling::default()
         };
+        let waiting = state.line.is_some();
         if let Some(active) = state.active.as_deref_mut() {
             filling.generation = active.generation;
             let told = state.hinted || active.books.is_writing();
             for (lane, slot) in active.slots.iter_mut().take(LANES).enumerate() {
-                slot.in_purse = slot.stock.min(LANE_MAX);
+                slot.in_purse = if waiting { 0 } else { slot.stock.min(LANE_MAX) };
                 slot.stock -= slot.in_purse;
                 filling.tokens[lane] = slot.in_purse;
                 filling.low_water[lane] = if told { 0 } else { slot.low_water };
@@ -230,6 +234,7 @@ impl Bucket {
                 active: None,
                 generation: 0,
                 hinted: false,
+                line: None,
             }),
         }
     }
@@ -380,10 +385,12 @@ impl Bucket {
         let Some(charges) = state.resolve(request) else {
             return false;
         };
+        let needed = state.needed(request, &charges);
         let active = state.active();
         for (slot, tokens) in charges.iter() {
             active.slots[slot as usize].refused += tokens;
-            active.books.account(slot as usize).want(tokens);
+            let ahead = needed.tokens(slot) - tokens;
+            active.books.account(slot as usize).want(tokens, ahead);
         }
         state.ask_for_a_look()
     }
@@ -483,6 +490,7 @@ impl State {
 
     fn check(&mut self, now: MonotonicTime, request: &Request<'_>) -> Result<Charges, Shortage> {
         let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
+        let needed = self.needed(request, &charges);
         let Some(active) = self.active.as_deref_mut() else {
             let nothing = charges.iter().all(|(_, tokens)| tokens == 0);
             return if nothing {
@@ -491,10 +499,10 @@ impl State {
                 Err(Shortage::Miss)
             };
         };
-        if active.has(now, &charges) || active.release(now) && active.has(now, &charges) {
+        if active.has(now, &needed) || active.release(now) && active.has(now, &needed) {
             return Ok(charges);
         }
-        Err(active.shortage(now, &charges))
+        Err(active.shortage(now, &charges, &needed))
     }
 
     fn spend(&mut self, charges: &Charges) -> Paid {
@@ -557,8 +565,8 @@ impl Active {
             .all(|(slot, tokens)| tokens == 0 || live && self.slots[slot as usize].stock >= tokens)
     }
 
-    fn shortage(&mut self, now: MonotonicTime, charges: &Charges) -> Shortage {
-        let denied = charges.iter().any(|(slot, tokens)| {
+    fn shortage(&mut self, now: MonotonicTime, charges: &Charges, needed: &Charges) -> Shortage {
+        let denied = needed.iter().any(|(slot, tokens)| {
             let slot = &self.slots[slot as usize];
             // An expired block that would do is given back and may be had again.
             slot.denies(now, tokens) && slot.stock < tokens

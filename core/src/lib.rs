@@ -15,6 +15,7 @@ pub mod item;
 mod key;
 mod knowledge;
 mod limit;
+mod line;
 mod local;
 mod names;
 pub mod number;

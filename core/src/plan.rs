@@ -69,6 +69,8 @@ pub struct Transfer<'a> {
     pub limit: &'a Limit,
     /// Tokens to debit, only if they are there.
     pub take: u64,
+    /// Tokens that have to be left, beside those, or nothing is debited: others were first.
+    pub leave: u64,
     /// Tokens to debit whatever the level: into debt if need be.
     pub owe: u64,
     /// Tokens to credit.
@@ -104,10 +106,11 @@ impl<'a> Transfer<'a> {
     /// to come; what is spent at once has to be there, but for some `slack`.
     fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
         let token = terms.token();
-        let min = Ticks::from(self.take + self.owe) * token - terms.refill(self.ahead);
+        let due = self.owe + self.leave;
+        let min = Ticks::from(self.take + due) * token - terms.refill(self.ahead);
         match self.take.saturating_sub(self.scheduled) {
             0 => min,
-            stock => min.max(Ticks::from(stock + self.owe) * token - slack),
+            stock => min.max(Ticks::from(stock + due) * token - slack),
         }
     }
 
@@ -117,6 +120,7 @@ impl<'a> Transfer<'a> {
         Self {
             limit,
             take: 0,
+            leave: 0,
             owe: 0,
             give: 0,
             returned: Returned::default(),

@@ -127,11 +127,16 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    /// How long to wait for tokens, if the limits do not allow it at once. Whoever waits for a
-    /// bucket in this process is served in the order in which they came; a caller that does not
-    /// wait is not held back by them. If the tokens cannot be had in time, as far as that is
-    /// known, the answer comes at once. Dropping the future leaves the line and consumes nothing.
-    /// More than ten years count as ten years. Default: zero.
+    /// How long to wait for tokens, if the limits do not allow it at once. If they cannot be had
+    /// in time, as far as that is known, the answer comes at once. Dropping the future leaves the
+    /// line and consumes nothing. More than ten years count as ten years. Default: zero.
+    ///
+    /// Whoever waits for a bucket in this process is served in the order in which they came, and
+    /// nobody overtakes them: for all others what they want is as good as gone. An acquire that does
+    /// not wait is admitted if enough is left beyond that, and refused otherwise, with a
+    /// `retry_after` that counts them in. With [`cascade`](Self::cascade) it is first the entity's
+    /// line, and the parent's once that is all that is lacking. Other processes are not in line:
+    /// they draw on the same table.
     ///
     /// ```
     /// use std::time::Duration;
@@ -185,13 +190,8 @@ impl<'a> Acquire<'a> {
 
     #[inline(always)]
     pub(crate) fn hit(&self) -> Option<Lease<'a>> {
-        let Admission {
-            engine,
-            strict,
-            patience,
-            ..
-        } = self.admission;
-        if self.stored || strict || self.may_cascade() || !patience.is_zero() {
+        let Admission { engine, strict, .. } = self.admission;
+        if self.stored || strict || self.may_cascade() {
             return None;
         }
         let request = self.request();
@@ -253,7 +253,7 @@ impl<'a> Acquire<'a> {
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
         match self.targets().await? {
-            Ok(targets) => self.admission.pay(&targets).await,
+            Ok(mut targets) => self.admission.pay(&mut targets).await,
             Err(failure) => self.admission.fail(&self.likely_targets()?, 0, failure),
         }
     }

@@ -16,7 +16,10 @@ pub struct LimitStatus {
     pub resource: String,
     /// The limit.
     pub limit: Limit,
-    /// Tokens that could be had, as far as this process knows; negative: debt.
+    /// Tokens that the bucket holds for this acquire, as far as this process knows: the
+    /// [estimate](crate::Available::estimate), without what callers wait for in line. Where the
+    /// limit refused, it is less than was asked for. Negative: debt, or refill to come that is
+    /// spoken for.
     pub available: i64,
     /// Tokens that were asked for.
     pub requested: u64,
@@ -77,8 +80,13 @@ pub struct RateLimitExceeded {
 }
 
 impl RateLimitExceeded {
-    pub(crate) fn new(statuses: Vec<LimitStatus>) -> Self {
+    pub(crate) fn new(mut statuses: Vec<LimitStatus>) -> Self {
         debug_assert!(statuses.iter().any(|status| status.exceeded));
+        for status in statuses.iter_mut().filter(|status| status.exceeded) {
+            // What was refused is not there, though an estimate may say otherwise.
+            let requested = i64::try_from(status.requested).unwrap_or(i64::MAX);
+            status.available = status.available.min(requested - 1);
+        }
         Self { statuses }
     }
 

@@ -257,7 +257,7 @@ impl<'a> Lease<'a> {
         held.child().slot(name)?;
         let more: SmallVec<[Payer; 2]> = {
             let parts = held.parts.iter();
-            let targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
+            let mut targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
             let payer = held.child().payer;
             let admission = Admission {
                 engine: &held.engine,
@@ -272,7 +272,8 @@ impl<'a> Lease<'a> {
             for target in &targets {
                 target.request().validate()?;
             }
-            let within = tokio::time::timeout(held.engine.acquire_timeout, admission.pay(&targets));
+            let within = admission.pay(&mut targets);
+            let within = tokio::time::timeout(held.engine.acquire_timeout, within);
             let more = match within.await {
                 Ok(lease) => lease?,
                 Err(_) => admission.fail(&targets, 0, None)?,
@@ -387,6 +388,7 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: named.into_iter().collect(),
+            in_turn: false,
         }
     }
 
@@ -397,6 +399,7 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: self.charges.iter().map(named).collect(),
+            in_turn: false,
         }
     }
 
@@ -434,6 +437,7 @@ impl Part<'_> {
                 let credit = Change::Credit;
                 // If it fails for sure, the reconciler makes it good.
                 let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
+                engine.wake(self.bucket.bucket());
             }
             Payer::Block { .. } | Payer::Nobody | Payer::Share(_) => {
                 self.give_back_later(engine, charges);
@@ -456,6 +460,7 @@ impl Part<'_> {
         if bucket.give_back(clock, generation, &self.limits, charges) {
             engine.tell(bucket);
         }
+        engine.wake(bucket.bucket());
     }
 }
 

@@ -15,10 +15,12 @@ pub struct Available {
     pub entity_id: String,
     /// The limit's name.
     pub limit_name: String,
-    /// Tokens that are surely spendable here and now, without the table.
+    /// Tokens that are surely spendable here and now, without the table. None of those that
+    /// callers wait for in line ([`Acquire::wait_up_to`]).
     pub in_hand: u64,
     /// The best estimate for the whole bucket: what is in hand, and what the table held when it
-    /// was last seen, with the refill since. Negative: debt.
+    /// was last seen, with the refill since, without what callers of this process wait for in line.
+    /// Negative: debt, or refill to come that is spoken for.
     pub estimate: i64,
     /// How old the estimate is; none if the table has no such bucket, which is then full.
     pub age: Option<Duration>,
@@ -48,7 +50,9 @@ impl<'a> Acquire<'a> {
     pub async fn available(self) -> Result<Vec<Available>, Error> {
         let mut available = Vec::new();
         for target in self.looked_at().await? {
-            let known = target.bucket.knowledge(&self.admission.engine.clock, &[]);
+            let known = target
+                .bucket
+                .knowledge(&self.admission.engine.clock, &target.request());
             for limit in target.limits.iter() {
                 let found = known.iter().find(|(known, _)| known.name() == limit.name());
                 let known = found.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
@@ -108,9 +112,10 @@ impl<'a> Acquire<'a> {
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));
             }
         };
-        for Target { bucket, limits, .. } in &targets {
+        for target in &targets {
+            let Target { bucket, limits, .. } = target;
             bucket.declare(&engine.shared(limits));
-            let known = bucket.knowledge(&engine.clock, &[]);
+            let known = bucket.knowledge(&engine.clock, &target.request());
             if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
                 let sent = engine.clock.now();
                 let item = engine.read(bucket).await?;

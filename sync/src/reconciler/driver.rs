@@ -156,7 +156,7 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
                 Answer::Write(bucket, outcome) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
                     act(&engine, &mut requests, action);
-                    engine.waiting_for(&bucket).notify_waiters();
+                    engine.wake(&bucket);
                 }
                 Answer::Probe(result) => {
                     engine.counters.probes.add_one();

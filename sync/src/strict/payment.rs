@@ -68,6 +68,7 @@ pub struct BucketPayment {
     bucket: BucketRef,
     limits: Arc<[Limit]>,
     charges: Charges,
+    ahead: Charges,
     change: Change,
     seen: Seen,
     asked_at: WallTime,
@@ -96,6 +97,7 @@ impl BucketPayment {
             bucket,
             limits,
             charges,
+            ahead: Charges::default(),
             change,
             asked_at: now,
             planned_at: now,
@@ -106,6 +108,24 @@ impl BucketPayment {
             pausing: false,
             result: None,
         }
+    }
+
+    /// The same change, if it is a debit only where it leaves so many tokens, by the order of the
+    /// limits, to those who came before.
+    #[must_use]
+    pub fn behind(self, ahead: Charges) -> Self {
+        Self { ahead, ..self }
+    }
+
+    /// What it does to each limit.
+    fn transfers(&self) -> SmallVec<[Transfer<'_>; 2]> {
+        transfers(
+            self.change,
+            &self.limits,
+            &self.charges,
+            &self.ahead,
+            self.asked_at,
+        )
     }
 
     /// The next write, or how it ended.
@@ -122,8 +142,7 @@ impl BucketPayment {
         self.tries += 1;
         self.planned_at = clock.wall();
         self.sent = clock.now();
-        let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
-        let Some(plan) = plan::plan(&self.seen, self.planned_at, &transfers) else {
+        let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
         };
         self.only_converts = plan.only_converts;
@@ -143,9 +162,9 @@ impl BucketPayment {
             }
             WriteOutcome::Refused(found) => {
                 let at = self.planned_at;
-                let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
                 let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), at, t);
-                if !transfers.iter().all(fits) {
+                let fits = self.transfers().iter().all(fits);
+                if !fits {
                     self.result = Some(Err(NotWritten::Exceeded(found.clone())));
                 }
                 self.seen = found.clone().into();
@@ -183,6 +202,8 @@ pub struct Due {
     pub limits: Arc<[Limit]>,
     /// What it is charged, by the order of the limits.
     pub charges: Charges,
+    /// What has to be left to those who came before, likewise.
+    pub ahead: Charges,
 }
 
 /// The writes of one strict acquire: both buckets are debited, or neither.
@@ -218,7 +239,13 @@ impl Payment {
         let mut order: SmallVec<[usize; 2]> = (0..dues.len()).collect();
         if let [_, parent] = &dues[..] {
             let (now, seen) = (clock.wall(), parent.bucket.seen());
-            let debits = transfers(Change::Debit, &parent.limits, &parent.charges, now);
+            let Due {
+                limits,
+                charges,
+                ahead,
+                ..
+            } = parent;
+            let debits = transfers(Change::Debit, limits, charges, ahead, now);
             if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
                 order.reverse();
             }
@@ -258,9 +285,10 @@ impl Payment {
                 bucket,
                 limits,
                 charges,
+                ahead,
             } = self.dues[at].clone();
             let payment = BucketPayment::new(clock, change, bucket, limits, charges);
-            self.current = Some((at, payment));
+            self.current = Some((at, payment.behind(ahead)));
         }
     }
 
@@ -293,6 +321,7 @@ fn transfers<'a>(
     change: Change,
     limits: &'a [Limit],
     charges: &Charges,
+    ahead: &Charges,
     asked_at: WallTime,
 ) -> SmallVec<[Transfer<'a>; 2]> {
     let of = |(at, tokens): (u32, u64)| {
@@ -305,6 +334,7 @@ fn transfers<'a>(
         match change {
             Change::Debit => Transfer {
                 take: tokens,
+                leave: ahead.tokens(at),
                 ..fresh
             },
             Change::DebitAnyway => Transfer {
