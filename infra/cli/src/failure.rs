@@ -122,10 +122,9 @@ impl From<Error> for Failure {
         match error {
             Error::Validation(error) => error.into(),
             Error::Stack(error) => (*error).into(),
+            Error::EntityNotFound(id) => Self::absent(format!("there is no entity {id:?}")),
             error => match error.kind() {
-                ErrorKind::TableMissing | ErrorKind::EntityNotFound => {
-                    Self::absent(error.to_string())
-                }
+                ErrorKind::TableMissing => Self::absent(error.to_string()),
                 ErrorKind::Store | ErrorKind::AccessDenied | ErrorKind::Unavailable => {
                     Self::aws(error.to_string())
                 }

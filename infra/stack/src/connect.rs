@@ -50,10 +50,6 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, StackError> {
-        let region = options.region.as_deref().map_or(Ok(()), validate_region);
-        let url = options.endpoint_url.as_deref();
-        let url = url.map_or(Ok(()), validate_endpoint_url);
-        StackOptions::wrong([region.err(), url.err()].into_iter().flatten().collect())?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = options.region {
             loader = loader.region(Region::new(region));
@@ -68,6 +64,12 @@ impl Services {
             let missing = ValidationError::new("region", "", rule);
             return Err(StackError::Options(vec![missing]));
         };
+        let url = config.endpoint_url();
+        let wrong = [
+            validate_region(&region),
+            url.map_or(Ok(()), validate_endpoint_url),
+        ];
+        StackOptions::wrong(wrong.into_iter().filter_map(Result::err).collect())?;
         let s3 = aws_sdk_s3::config::Builder::from(&config);
         // Emulators have no host name for each bucket.
         let s3 = s3.force_path_style(config.endpoint_url().is_some());

@@ -119,7 +119,7 @@ impl StackError {
             (Some(code), None) => code.to_owned(),
             (None, _) => causes(&error),
         };
-        const DENIED: [&str; 11] = [
+        const DENIED: [&str; 10] = [
             "AccessDenied",
             "NotAuthorized",
             "UnrecognizedClient",
@@ -129,8 +129,8 @@ impl StackError {
             "InvalidSignature",
             "InvalidAccessKeyId",
             "OptInRequired",
-            "CredentialsNotLoaded",
-            "loading credentials",
+            // None are found, or they cannot be had.
+            "credential",
         ];
         let kind = if DENIED.iter().any(|code| reason.contains(code)) {
             StackErrorKind::AccessDenied

@@ -116,9 +116,6 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
 
 fn show(limits: &[Limit], output: &Output) -> Result<(), Failure> {
     output.show(&limits, || {
-        if limits.is_empty() {
-            return "there are none".to_owned();
-        }
         let rows = limits.iter().map(|limit| {
             let seconds = limit.refill_period().as_secs();
             [

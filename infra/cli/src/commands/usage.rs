@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot, ValidationError};
 use zae_limiter_core::usage::Window;
@@ -29,9 +29,10 @@ pub(crate) enum Command {
 
 /// Which snapshots.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["entity", "resource"]).required(true).multiple(true))]
 pub(crate) struct Which {
     /// Those of this entity.
-    #[arg(short, long, required_unless_present = "resource", value_parser = named::entity)]
+    #[arg(short, long, value_parser = named::entity)]
     entity: Option<String>,
     /// Those of this resource.
     #[arg(short, long, value_parser = named::resource)]

@@ -209,7 +209,7 @@ fn what_is_missing_or_does_not_fit_is_refused_by_name() {
             "start with a letter",
         ),
         (&["resource", "capacity", "api", "#"], "<LIMIT>", "'#'"),
-        (&["audit"], "<ENTITY>", "required"),
+        (&["audit"], "<ENTITY|--resource", "required"),
         (&["audit", "a#b"], "[ENTITY]", "'#'"),
         (
             &["audit", "x", "--resource", "y"],
@@ -219,7 +219,7 @@ fn what_is_missing_or_does_not_fit_is_refused_by_name() {
         (&["watch", "x"], "<RESOURCES>", "required"),
         (&["watch", "a#b", "y"], "<ENTITY>", "'#'"),
         (&["watch", "a", "4"], "<RESOURCES>", "start with a letter"),
-        (&["usage", "list"], "--entity", "required"),
+        (&["usage", "list"], "--resource", "required"),
         (&["usage", "plot", "#", "-e", "x"], "<LIMIT>", "'#'"),
         (&["completions", "tcl"], "<SHELL>", "possible values"),
         (&["lambda-export", "--bogus"], "--bogus", "unexpected"),
@@ -242,7 +242,7 @@ fn a_program_is_told_in_json() {
 
 #[test]
 fn region_and_endpoint_come_from_the_environment_too() {
-    let asked = |region: &str| {
+    let asked = |region: &str, url: &str| {
         let mut command = std::process::Command::new(PROGRAM);
         let command = command
             .arg("list")
@@ -250,17 +250,20 @@ fn region_and_endpoint_come_from_the_environment_too() {
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL", NOWHERE)
+            .env("AWS_ENDPOINT_URL", url)
             .env("AWS_REGION", region);
         Ran::new(command.output().unwrap())
     };
-    let lost = asked("us-east-1").code(3);
+    let lost = asked("us-east-1", NOWHERE).code(3);
     assert!(lost.err.contains("could not list stacks"), "{lost:?}");
-    let none = asked("").code(2);
+    let none = asked("", NOWHERE).code(2);
     assert!(
         none.err.contains("--region") && none.err.contains("AWS_REGION"),
         "{none:?}"
     );
+    let wrong = asked("us east 1", "localhost:4566").code(2);
+    assert!(wrong.err.contains("invalid --region"), "{wrong:?}");
+    assert!(wrong.err.contains("invalid --endpoint-url"), "{wrong:?}");
 }
 
 #[test]

@@ -172,6 +172,9 @@ impl DynamoDbStore {
             loader = loader.endpoint_url(url);
         }
         let config = loader.load().await;
+        // The environment may have named another.
+        let url = config.endpoint_url();
+        url.map_or(Ok(()), validate_endpoint_url)?;
         let place = Place {
             table: options.table_name,
             region: config.region().map(ToString::to_string),
