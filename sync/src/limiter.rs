@@ -196,7 +196,7 @@ impl RateLimiterBuilder {
         settings.validate()?;
         #[cfg(feature = "stack")]
         let deployed = match &self.stack {
-            Some(options) => Some(crate::stack::ensure(&self.name, &settings, options).await?),
+            Some(options) => crate::stack::connect(&self.name, &settings, options).await?,
             None => None,
         };
         let store = match self.store {

@@ -28,7 +28,7 @@ pub(crate) async fn manager(name: &str, settings: &Settings) -> Result<StackMana
 }
 
 /// Makes the stack what is declared, and says in the log what happens.
-pub(crate) async fn ensure(
+async fn ensure(
     name: &str,
     settings: &Settings,
     options: &StackOptions,
@@ -38,6 +38,22 @@ pub(crate) async fn ensure(
         tracing::info!(stack = manager.stack_name(), %event, "stack");
     };
     Ok(manager.deploy(options, log).await?)
+}
+
+/// The same when a limiter connects. A stack that a newer version has deployed is left to that:
+/// processes of both are there while a fleet is brought up to date.
+pub(crate) async fn connect(
+    name: &str,
+    settings: &Settings,
+    options: &StackOptions,
+) -> Result<Option<Deployment>, Error> {
+    match ensure(name, settings, options).await {
+        Err(Error::Stack(error)) if matches!(*error, StackError::Newer { .. }) => {
+            tracing::warn!(limiter = name, %error, "the stack is left as it is");
+            Ok(None)
+        }
+        ensured => ensured.map(Some),
+    }
 }
 
 /// Writes down what has been deployed, so that nobody takes the functions for older ones.
@@ -59,7 +75,8 @@ impl RateLimiterBuilder {
     /// That includes the aggregator's function: if the program `zae-limiter-aggregator` is beside
     /// the running one or in `PATH`, or is named by
     /// [`aggregator_program`](StackOptions::aggregator_program), the function becomes that program.
-    /// Where it is not, the function that is deployed stays, whatever its version.
+    /// Where it is not, the function that is deployed stays, whatever its version. A stack that a
+    /// newer version of this crate has deployed is left as it is.
     ///
     /// Creating takes a minute or two. Whoever connects needs permission for all that is in the
     /// stack; fleets rather deploy it once, with the command `zae-limiter deploy`.

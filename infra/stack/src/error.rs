@@ -28,6 +28,19 @@ pub enum StackError {
         crate::AGGREGATOR_PROGRAM
     )]
     NoAggregator,
+    /// A newer version has deployed the stack: this one would take back what that changed. Nothing
+    /// was changed.
+    #[error(
+        "stack {stack_name} was deployed by version {version}, this is {}: use that one, or a newer \
+         one",
+        crate::VERSION
+    )]
+    Newer {
+        /// The stack.
+        stack_name: String,
+        /// The version that has deployed it.
+        version: String,
+    },
     /// The table is protected from deletion. Nothing was changed.
     #[error(
         "stack {0} cannot be deleted: its table is protected; deploy it without protection first"
@@ -76,7 +89,8 @@ pub enum StackErrorKind {
     /// [`StackError::Name`], [`StackError::Options`], [`StackError::Package`] and
     /// [`StackError::NoAggregator`]: what was asked for makes no sense.
     Invalid,
-    /// [`StackError::Failed`], [`StackError::Stuck`] and [`StackError::Protected`]
+    /// [`StackError::Failed`], [`StackError::Stuck`], [`StackError::Protected`] and
+    /// [`StackError::Newer`]
     Failed,
     /// [`StackError::Service`] where permission or credentials are missing
     AccessDenied,
@@ -94,7 +108,9 @@ impl StackError {
             Self::Name(_) | Self::Options(_) | Self::Package(_) | Self::NoAggregator => {
                 StackErrorKind::Invalid
             }
-            Self::Failed { .. } | Self::Stuck { .. } | Self::Protected(_) => StackErrorKind::Failed,
+            Self::Failed { .. } | Self::Stuck { .. } | Self::Protected(_) | Self::Newer { .. } => {
+                StackErrorKind::Failed
+            }
             Self::Service { kind, .. } => *kind,
         }
     }

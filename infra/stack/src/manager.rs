@@ -121,8 +121,9 @@ impl StackManager {
     ///
     /// # Errors
     /// [`StackError::Failed`] with the reason of the resource that failed first;
-    /// [`StackError::Stuck`] if the stack is in a state to be looked at; [`StackError::Options`]
-    /// and [`StackError::Package`] before anything is changed; [`StackError::Service`].
+    /// [`StackError::Stuck`] if the stack is in a state to be looked at; [`StackError::Options`],
+    /// [`StackError::Package`] and [`StackError::Newer`] before anything is changed;
+    /// [`StackError::Service`].
     pub async fn deploy(
         &self,
         options: &StackOptions,
@@ -148,6 +149,12 @@ impl StackManager {
             false => None,
         };
         let found = self.settle(&mut progress).await?;
+        if let Some(version) = found.as_ref().and_then(StackSummary::newer_version) {
+            return Err(StackError::Newer {
+                stack_name: self.stack_name.clone(),
+                version: version.to_owned(),
+            });
+        }
         let change = Change::to(self, options, package.as_ref(), found.as_ref()).await?;
         self.submit(change, found).await
     }

@@ -296,10 +296,8 @@ print('null')";
     stack.run(&["status"]).code(4);
 }
 
-#[test]
-fn an_older_template_is_upgraded_and_the_options_stay() {
-    let stack = Stack::new(&endpoint(), "older");
-    // As another version would have deployed it: without the dashboard, and with another tag.
+/// Deploys as this version would have: without the dashboard.
+fn deployed_by(stack: &Stack, version: &str) {
     let create = "
 import cfnlint.decode
 template = cfnlint.decode.decode('TEMPLATE')[0]
@@ -308,23 +306,45 @@ parameters = dict(EnableAggregator='false', SnapshotRetentionDays='7')
 cf = client('cloudformation')
 cf.create_stack(StackName=name, TemplateBody=json.dumps(template, default=str),
     Parameters=[dict(ParameterKey=k, ParameterValue=v) for k, v in parameters.items()],
-    Tags=[dict(Key='zae-limiter:version', Value='0.0.1')], Capabilities=['CAPABILITY_IAM'])
+    Tags=[dict(Key='zae-limiter:version', Value='VERSION')], Capabilities=['CAPABILITY_IAM'])
 cf.get_waiter('stack_create_complete').wait(StackName=name, WaiterConfig=dict(Delay=1))
 print('null')";
     let template = concat!(env!("CARGO_MANIFEST_DIR"), "/../stack/template.yaml");
-    stack.ask(&create.replace("TEMPLATE", template));
+    let create = create.replace("TEMPLATE", template);
+    stack.ask(&create.replace("VERSION", version));
     assert_eq!(
         stack.json(&["status"])["tags"]["zae-limiter:version"],
-        "0.0.1"
+        version
     );
+}
 
-    let has_dashboard = || stack.resources().to_string().contains("Dashboard");
+fn has_dashboard(stack: &Stack) -> bool {
+    stack.resources().to_string().contains("Dashboard")
+}
+
+#[test]
+fn an_older_template_is_upgraded_and_the_options_stay() {
+    let stack = Stack::new(&endpoint(), "older");
+    deployed_by(&stack, "0.0.1");
     let alone = stack.json(&["upgrade", "--lambda-only"]);
     assert_eq!(alone["operation"], "nothing", "there is no function");
-    assert!(!has_dashboard());
+    assert!(!has_dashboard(&stack));
     let upgraded = stack.json(&["upgrade"]);
     assert_eq!(upgraded["operation"], "update");
-    assert!(has_dashboard());
+    assert!(has_dashboard(&stack));
     let parameters = &upgraded["stack"]["parameters"];
     assert_eq!(parameters["SnapshotRetentionDays"], "7");
+}
+
+#[tokio::test]
+async fn what_a_newer_version_has_deployed_is_left_as_it_is() {
+    let stack = Stack::new(&endpoint(), "newer");
+    deployed_by(&stack, "99.0.0");
+    let refused = stack.run(&["deploy", "--no-aggregator"]).code(1);
+    assert!(refused.err.contains("by version 99.0.0"), "{refused:?}");
+    let options = zae_limiter::StackOptions::default().enable_aggregator(false);
+    let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.console.url);
+    let limiter = builder.region("us-east-1").stack(options).connect().await;
+    limiter.expect("a fleet may be of two versions for a while");
+    assert!(!has_dashboard(&stack));
 }
