@@ -70,6 +70,10 @@ impl<'a> Acquire<'a> {
     }
 
     /// The limits in force. What the table holds under other terms is converted.
+    ///
+    /// One bucket has at most 16 of them. In leased mode that counts all that are in use in this
+    /// process: one is until some ten seconds after it was last consumed. Any more are an
+    /// [`Error::Validation`], and nothing is charged.
     #[inline]
     pub fn limits(mut self, limits: &'a [Limit]) -> Self {
         self.limits = limits;
@@ -228,7 +232,7 @@ impl<'a> Acquire<'a> {
                 Err(would_wait())
             };
         }
-        match self.admission.take(&targets) {
+        match self.admission.take(&targets)? {
             Answer::Paid(lease) => Ok(lease),
             Answer::Exceeded(exceeded) => Err(exceeded.into()),
             Answer::Unavailable(at) => self.admission.fail(&targets, at, None),
@@ -296,7 +300,7 @@ impl<'a> Acquire<'a> {
         }
         let limits = engine.shared(self.limits);
         let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
-        bucket.declare(&limits);
+        bucket.declare(&limits)?;
         if self.may_cascade() {
             let family = engine.family(self.entity_id).await;
             family.map_err(|failure| engine.unavailable(&bucket, failure))?;

@@ -406,7 +406,7 @@ impl Part<'_> {
     async fn charge(&self, engine: &Engine, name: &str, correction: &Charges) -> Result<(), Error> {
         let tokens = correction.iter().map(|(_, tokens)| tokens).sum();
         match self.payer {
-            Payer::Block { .. } => {
+            Payer::Block { .. } if self.bucket.has_room_for(&self.limits, correction) => {
                 let limit = self.limits.iter().find(|limit| limit.name() == name);
                 let charge = |limit| self.bucket.charge_anyway(&engine.clock, limit, tokens);
                 if limit.is_some_and(charge) {
@@ -414,7 +414,7 @@ impl Part<'_> {
                 }
                 Ok(())
             }
-            Payer::Table => {
+            Payer::Block { .. } | Payer::Table => {
                 let debit = Change::DebitAnyway;
                 let debit = strict::change(engine, debit, &self.bucket, &self.limits, correction);
                 let unavailable =
@@ -432,16 +432,18 @@ impl Part<'_> {
     }
 
     async fn give_back(&self, engine: &Engine, charges: &Charges) {
-        match self.payer {
-            Payer::Table => {
-                let credit = Change::Credit;
-                // If it fails for sure, the reconciler makes it good.
-                let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
-                engine.wake(self.bucket.bucket());
-            }
-            Payer::Block { .. } | Payer::Nobody | Payer::Share(_) => {
-                self.give_back_later(engine, charges);
-            }
+        let table = match self.payer {
+            Payer::Table => true,
+            Payer::Block { .. } => !self.bucket.has_room_for(&self.limits, charges),
+            Payer::Nobody | Payer::Share(_) => false,
+        };
+        if table {
+            let credit = Change::Credit;
+            // If it fails for sure, the reconciler makes it good.
+            let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
+            engine.wake(self.bucket.bucket());
+        } else {
+            self.give_back_later(engine, charges);
         }
     }
 

@@ -114,7 +114,7 @@ impl<'a> Acquire<'a> {
         };
         for target in &targets {
             let Target { bucket, limits, .. } = target;
-            bucket.declare(&engine.shared(limits));
+            bucket.declare(&engine.shared(limits))?;
             let known = bucket.knowledge(&engine.clock, &target.request());
             if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
                 let sent = engine.clock.now();
