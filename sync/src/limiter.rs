@@ -97,7 +97,7 @@ impl RateLimiter {
 ///
 /// What is set here wins over the environment
 /// ([`MODE_VARIABLE`](crate::settings::MODE_VARIABLE) and its like), and that over
-/// [`settings`](Self::settings).
+/// [`settings`](Self::settings), in whatever order they are called.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until connect is called"]
 pub struct RateLimiterBuilder {
@@ -131,13 +131,13 @@ impl RateLimiterBuilder {
 
     /// The AWS region. Default: what the AWS configuration says.
     pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.settings.region = Some(region.into());
+        self.overrides.region = Some(region.into());
         self
     }
 
     /// Another endpoint than the region's, as a URL. Default: none.
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
-        self.settings.endpoint_url = Some(url.into());
+        self.overrides.endpoint_url = Some(url.into());
         self
     }
 
@@ -178,6 +178,12 @@ impl RateLimiterBuilder {
         self
     }
 
+    /// What is set, by whatever way.
+    pub(crate) fn all_settings(&self) -> Result<Settings, Error> {
+        let settings = self.settings.clone().overridden_by_environment()?;
+        Ok(self.overrides.clone().over(settings))
+    }
+
     /// Makes sure that the table may be used, and starts the reconciler.
     ///
     /// # Errors
@@ -187,8 +193,7 @@ impl RateLimiterBuilder {
     /// version of the crate.
     pub async fn connect(self) -> Result<RateLimiter, Error> {
         let table_name = table_name(&self.name)?;
-        let settings = self.settings.overridden_by_environment()?;
-        let settings = self.overrides.over(settings);
+        let settings = self.all_settings()?;
         settings.validate()?;
         #[cfg(feature = "stack")]
         if let Some(options) = &self.stack {

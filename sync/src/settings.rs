@@ -184,10 +184,12 @@ impl Default for Settings {
 }
 
 /// What is set in code, setting by setting: it wins over all else.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     pub(crate) mode: Option<Mode>,
     pub(crate) failure_mode: Option<FailureMode>,
+    pub(crate) region: Option<String>,
+    pub(crate) endpoint_url: Option<String>,
     pub(crate) auto_update: Option<bool>,
     pub(crate) strict_version: Option<bool>,
     pub(crate) skip_version_check: Option<bool>,
@@ -198,6 +200,8 @@ impl Overrides {
         Settings {
             mode: self.mode.unwrap_or(settings.mode),
             failure_mode: self.failure_mode.unwrap_or(settings.failure_mode),
+            region: self.region.or(settings.region),
+            endpoint_url: self.endpoint_url.or(settings.endpoint_url),
             auto_update: self.auto_update.unwrap_or(settings.auto_update),
             strict_version: self.strict_version.unwrap_or(settings.strict_version),
             skip_version_check: (self.skip_version_check).unwrap_or(settings.skip_version_check),
@@ -339,15 +343,20 @@ mod tests {
     fn what_code_says_wins() {
         let settings = Settings {
             auto_update: false,
+            region: Some("us-east-1".to_owned()),
+            endpoint_url: Some("http://there".to_owned()),
             ..Settings::default()
         };
         let overrides = Overrides {
             mode: Some(Mode::Strict),
+            region: Some("eu-west-1".to_owned()),
             auto_update: Some(true),
             ..Overrides::default()
         };
         let expected = Settings {
             mode: Mode::Strict,
+            region: Some("eu-west-1".to_owned()),
+            endpoint_url: Some("http://there".to_owned()),
             ..Settings::default()
         };
         assert_eq!(overrides.over(settings), expected);
