@@ -243,6 +243,10 @@ impl RateLimiterBuilder {
 
     /// Whether connecting may write the version record that a table lacks. Default: true.
     ///
+    /// Deployed functions are not brought up to date by this, as they were by the Python library:
+    /// `zae-limiter upgrade` and `deploy` do that, and the builder's `stack` (of the crate's
+    /// feature of that name), where the aggregator's program is installed.
+    ///
     /// ```
     /// # use zae_limiter::{RateLimiter};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
@@ -356,9 +360,10 @@ impl RateLimiterBuilder {
         let settings = self.all_settings()?;
         settings.validate()?;
         #[cfg(feature = "stack")]
-        if let Some(options) = &self.stack {
-            crate::stack::ensure(&self.name, &settings, options).await?;
-        }
+        let deployed = match &self.stack {
+            Some(options) => Some(crate::stack::ensure(&self.name, &settings, options).await?),
+            None => None,
+        };
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -372,6 +377,10 @@ impl RateLimiterBuilder {
                 Arc::new(DynamoDbStore::connect(options).await?)
             }
         };
+        #[cfg(feature = "stack")]
+        if let Some(deployed) = deployed {
+            crate::stack::record(&*store, &deployed, &self.clock).await?;
+        }
         if settings.skip_version_check {
             store.check().await?;
         } else {

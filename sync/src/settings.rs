@@ -169,7 +169,9 @@ pub struct Settings {
     pub cascade_by_entity: bool,
     /// How long a bucket that nobody uses stays in memory, in milliseconds. Default: 600000.
     pub idle_ttl_ms: u64,
-    /// Whether connecting may write the version record that a table lacks. Default: true.
+    /// Whether connecting may write the version record that a table lacks. It does not bring
+    /// functions up to date: see [`auto_update`](crate::RateLimiterBuilder::auto_update). Default:
+    /// true.
     pub auto_update: bool,
     /// Whether functions that were deployed by a version too old for this one keep the limiter
     /// from connecting; else the log says so. Default: true.

@@ -1,8 +1,10 @@
 //! A limiter that brings its own infrastructure: the feature `stack`.
 
+use zae_limiter_core::Clock;
 use zae_limiter_infra::{ConnectOptions, Deployment, StackError, StackManager, StackOptions};
 
-use crate::{Error, RateLimiter, RateLimiterBuilder, Settings};
+use crate::store::Store;
+use crate::{Error, RateLimiter, RateLimiterBuilder, Settings, VersionRecord};
 
 impl From<StackError> for Error {
     fn from(error: StackError) -> Self {
@@ -38,10 +40,26 @@ pub(crate) async fn ensure(
     Ok(manager.deploy(options, log).await?)
 }
 
+/// Writes down what has been deployed, so that nobody takes the functions for older ones.
+pub(crate) async fn record(
+    store: &dyn Store,
+    deployed: &Deployment,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let functions = deployed.stack.lambda_version();
+    let by = concat!("client:", env!("CARGO_PKG_VERSION"));
+    Ok(VersionRecord::write_deployed(store, functions, by, clock).await?)
+}
+
 impl RateLimiterBuilder {
     /// Declares the infrastructure: [`connect`](Self::connect) first creates the stack
     /// `ZAEL-{name}`, changes it to what is declared, or leaves it alone if it is that already.
     /// Default: none; the table must be there.
+    ///
+    /// That includes the aggregator's function: if the program `zae-limiter-aggregator` is beside
+    /// the running one or in `PATH`, or is named by
+    /// [`aggregator_program`](StackOptions::aggregator_program), the function becomes that program.
+    /// Where it is not, the function that is deployed stays, whatever its version.
     ///
     /// Creating takes a minute or two. Whoever connects needs permission for all that is in the
     /// stack; fleets rather deploy it once, with the command `zae-limiter deploy`.

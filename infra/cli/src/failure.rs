@@ -140,7 +140,6 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error.kind() {
             StoreErrorKind::TableMissing => Self::absent(error.to_string()),
-            StoreErrorKind::Invalid => Self::invalid(error.to_string()),
             _ => Self::aws(error.to_string()),
         }
     }

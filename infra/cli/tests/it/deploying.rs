@@ -276,6 +276,19 @@ async fn a_limiter_brings_its_own_stack() {
     };
     let one = connect().await.unwrap();
     connect().await.expect("it is what it should be");
+    let table = &stack.json(&["version"])["table"];
+    let by = format!("client:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(table["updated_by"], by, "{table}");
+    // As if an older function had been deployed before: the stack knows better.
+    let older = "
+client('dynamodb').update_item(TableName=name, Key={'PK': {'S': 'SYSTEM#'}, 'SK': {'S': '#VERSION'}},
+    UpdateExpression='SET #d.lambda_version = :v', ExpressionAttributeNames={'#d': 'data'},
+    ExpressionAttributeValues={':v': {'S': '0.0.9'}})
+print('null')";
+    stack.ask(older);
+    stack.run(&["check"]).code(1);
+    connect().await.expect("there is no function");
+    stack.run(&["check"]).code(0);
     let limits = [Limit::per_minute("rpm", 10).unwrap()];
     let acquire = one.acquire("user-1", "api").limits(&limits);
     drop(acquire.consume("rpm", 1).await.unwrap());
