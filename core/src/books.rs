@@ -116,6 +116,12 @@ impl Account {
         self.observed_spent = slot.spent;
     }
 
+    /// Whether nobody has asked for tokens lately, and nothing is on its way.
+    pub(crate) fn is_unused(&self) -> bool {
+        let quiet = self.wanted == 0 && self.unobserved == 0 && self.demand.milli() == 0;
+        quiet && self.is_settled() && self.schedule.pending() == 0
+    }
+
     pub(crate) fn is_settled(&self) -> bool {
         self.debt == 0 && self.credit == 0 && self.taken_back == 0 && self.recalled == 0
     }

@@ -17,6 +17,13 @@ const LIMITER_NAME_LEN_MAX: usize = 38;
 /// Checks the identifier of an entity: 1 to 256 of `a-z A-Z 0-9 _ . - : @`, the first a letter
 /// or a digit.
 ///
+/// ```
+/// use zae_limiter_core::validate_identifier;
+///
+/// assert!(validate_identifier("entity_id", "user@example.com").is_ok());
+/// assert!(validate_identifier("entity_id", "user#1").is_err());
+/// ```
+///
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
 pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), ValidationError> {
@@ -32,6 +39,13 @@ pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), Valid
 }
 
 /// Checks the name of a limit or resource: 1 to 64 of `a-z A-Z 0-9 _ . -`, the first a letter.
+///
+/// ```
+/// use zae_limiter_core::validate_name;
+///
+/// assert!(validate_name("resource", "gpt-4.1").is_ok());
+/// assert!(validate_name("resource", "4o").is_err());
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
@@ -49,6 +63,13 @@ pub fn validate_name(field: &'static str, value: &str) -> Result<(), ValidationE
 
 /// The table, and the stack, of the limiter called `name`: `ZAEL-{name}`, whether or not `name`
 /// begins with it.
+///
+/// ```
+/// use zae_limiter_core::table_name;
+///
+/// assert_eq!(table_name("my-app")?, "ZAEL-my-app");
+/// # Ok::<(), zae_limiter_core::ValidationError>(())
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`] if the name is empty, over 38 characters, does not begin with a letter,
@@ -79,6 +100,12 @@ pub fn table_name(name: &str) -> Result<String, ValidationError> {
 
 /// Checks the name of a region: letters, digits and hyphens. Others end up in host names.
 ///
+/// ```
+/// # use zae_limiter_core::validate_region;
+/// assert!(validate_region("eu-west-1").is_ok());
+/// assert!(validate_region("eu west").is_err());
+/// ```
+///
 /// # Errors
 /// [`ValidationError`].
 pub fn validate_region(region: &str) -> Result<(), ValidationError> {
@@ -91,6 +118,12 @@ pub fn validate_region(region: &str) -> Result<(), ValidationError> {
 }
 
 /// Checks an endpoint: `http://` or `https://`, and something after it.
+///
+/// ```
+/// # use zae_limiter_core::validate_endpoint_url;
+/// assert!(validate_endpoint_url("http://localhost:4566").is_ok());
+/// assert!(validate_endpoint_url("localhost:4566").is_err());
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`].

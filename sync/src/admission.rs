@@ -14,7 +14,7 @@ use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};
 use crate::target::Target;
-use crate::{Error, FailureMode, RateLimitExceeded};
+use crate::{Error, FailureMode, RateLimitExceeded, ValidationError};
 
 /// Estimates of when tokens come in are not trusted below this: nobody spins.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -59,7 +59,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Tries to pay from the blocks in hand.
-    pub(crate) fn take(&self, targets: &[Target<'a>]) -> Answer<'a> {
+    pub(crate) fn take(&self, targets: &[Target<'a>]) -> Result<Answer<'a>, ValidationError> {
         let clock = &self.engine.clock;
         loop {
             let (paid, short) = match targets {
@@ -77,34 +77,37 @@ impl<'a> Admission<'a> {
                     Ok(paid) => ([Some(paid), None], [None, None]),
                     Err(short) => ([None, None], [Some(short), None]),
                 },
-                [] => return Answer::Ask([false, false]),
+                [] => return Ok(Answer::Ask([false, false])),
             };
             let is = |what: Shortage| short.map(|s| s == Some(what));
             if short == [None, None] {
-                return Answer::Paid(self.lease(targets, paid.map(|p| p.map(Payer::from))));
+                let lease = self.lease(targets, paid.map(|p| p.map(Payer::from)));
+                return Ok(Answer::Paid(lease));
             }
             let undeclared = is(Shortage::Undeclared);
             if undeclared.contains(&true) {
                 for (target, _) in targets.iter().zip(undeclared).filter(|(_, u)| *u) {
-                    target.bucket.declare(&self.engine.shared(&target.limits));
+                    let limits = self.engine.shared(&target.limits);
+                    target.bucket.declare(&limits)?;
                     self.engine.tell(&target.bucket);
                 }
                 continue;
             }
             if is(Shortage::Refused).contains(&true) {
-                return Answer::Exceeded(self.exceeded(targets, is(Shortage::Refused)));
+                let exceeded = self.exceeded(targets, is(Shortage::Refused));
+                return Ok(Answer::Exceeded(exceeded));
             }
             let unavailable = is(Shortage::Unavailable);
             if let Some(at) = unavailable.iter().position(|u| *u) {
-                return Answer::Unavailable(at);
+                return Ok(Answer::Unavailable(at));
             }
             if self.engine.breaker.is_open() {
                 for target in targets {
                     target.bucket.missed(&target.request());
                 }
-                return Answer::Unavailable(0);
+                return Ok(Answer::Unavailable(0));
             }
-            return Answer::Ask(is(Shortage::Miss));
+            return Ok(Answer::Ask(is(Shortage::Miss)));
         }
     }
 
@@ -166,7 +169,7 @@ impl<'a> Admission<'a> {
             }
             FailureMode::Local(share) => {
                 for target in targets {
-                    target.bucket.declare(&engine.shared(&target.limits));
+                    target.bucket.declare(&engine.shared(&target.limits))?;
                 }
                 let clock = &engine.clock;
                 let paid = match targets {
@@ -292,7 +295,7 @@ impl<'a> Admission<'a> {
             let (mut first, mut second) = (std::pin::pin!(bell(0)), std::pin::pin!(bell(1)));
             first.as_mut().enable();
             second.as_mut().enable();
-            match self.take(targets) {
+            match self.take(targets)? {
                 Answer::Paid(lease) => return Ok(lease),
                 Answer::Exceeded(exceeded) => return Err(exceeded.into()),
                 Answer::Unavailable(at) => return self.fail(targets, at, None),

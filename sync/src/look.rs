@@ -9,6 +9,18 @@ use crate::target::{Target, Targets};
 use crate::{Acquire, Error, LimitStatus, status};
 
 /// How much of a limit may be consumed.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_day("tokens", 1_000)?];
+/// limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 400).await?.commit();
+/// let tokens = &limiter.available("user", "gpt-4", &limits).await?[0];
+/// assert_eq!((tokens.limit_name.as_str(), tokens.estimate), ("tokens", 600));
+/// assert!(tokens.age.is_some());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Available {
     /// Whose bucket it is: the entity's or its parent's.
@@ -71,6 +83,18 @@ impl<'a> Acquire<'a> {
     /// How each limit would answer this acquire, which is not made. An estimate, as
     /// [`available`](Self::available) is: others may come first.
     ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?, Limit::per_minute("rpm", 60)?];
+    /// let acquire = limiter.acquire("user", "batch").limits(&limits);
+    /// for status in acquire.consume("jobs", 10).consume("rpm", 1).check().await? {
+    ///     assert!(!status.exceeded);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`available`](Self::available).
     pub async fn check(self) -> Result<Vec<LimitStatus>, Error> {
@@ -114,7 +138,7 @@ impl<'a> Acquire<'a> {
         };
         for target in &targets {
             let Target { bucket, limits, .. } = target;
-            bucket.declare(&engine.shared(limits));
+            bucket.declare(&engine.shared(limits))?;
             let known = bucket.knowledge(&engine.clock, &target.request());
             if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
                 let sent = engine.clock.now();

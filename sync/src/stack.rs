@@ -102,7 +102,7 @@ impl RateLimiterBuilder {
     /// [`Error::Stack`], [`Error::Validation`] and [`Error::Settings`].
     pub async fn create_stack(&self) -> Result<Deployment, Error> {
         let options = self.stack.clone().unwrap_or_default();
-        let settings = self.settings.clone().overridden_by_environment()?;
+        let settings = self.all_settings()?;
         ensure(&self.name, &settings, &options).await
     }
 
@@ -112,7 +112,7 @@ impl RateLimiterBuilder {
     /// # Errors
     /// [`Error::Stack`], [`Error::Validation`] and [`Error::Settings`].
     pub async fn delete_stack(&self) -> Result<bool, Error> {
-        let settings = self.settings.clone().overridden_by_environment()?;
+        let settings = self.all_settings()?;
         let manager = manager(&self.name, &settings).await?;
         Ok(manager.delete(|_| ()).await?)
     }

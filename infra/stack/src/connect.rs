@@ -9,6 +9,12 @@ use zae_limiter_core::{ValidationError, validate_endpoint_url, validate_region};
 use crate::{StackError, StackOptions};
 
 /// How to reach AWS: plain data for [`StackManager::connect`](crate::StackManager::connect).
+///
+/// ```
+/// use zae_limiter_infra::ConnectOptions;
+///
+/// let emulator = ConnectOptions::default().region("us-east-1").endpoint_url("http://localhost:4566");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct ConnectOptions {
@@ -18,12 +24,16 @@ pub struct ConnectOptions {
 
 impl ConnectOptions {
     /// The AWS region. Default: what the environment and the AWS configuration say.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
     }
 
     /// One endpoint for all services, as a URL: an emulator. Default: those of the region.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.endpoint_url = Some(url.into());
         self

@@ -9,6 +9,20 @@ use crate::package::PackageError;
 use crate::{StackEvent, StackOptions};
 
 /// Why a stack is not as it should be.
+///
+/// ```no_run
+/// use zae_limiter_infra::{StackErrorKind, StackManager, StackOptions};
+///
+/// # async fn deploy(stack: &StackManager) {
+/// if let Err(error) = stack.deploy(&StackOptions::default(), |_| ()).await {
+///     match error.kind() {
+///         StackErrorKind::Unreachable => println!("{error}; it can be run again"),
+///         _ => println!("{error}"),
+///     }
+///     error.events().iter().for_each(|event| println!("{event}"));
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StackError {
@@ -83,6 +97,8 @@ pub enum StackError {
 }
 
 /// What sort of [`StackError`] it is.
+///
+/// See the example of [`StackError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackErrorKind {
@@ -102,6 +118,8 @@ pub enum StackErrorKind {
 
 impl StackError {
     /// What sort of error it is.
+    ///
+    /// See the example of [`StackError`].
     #[must_use]
     pub fn kind(&self) -> StackErrorKind {
         match self {
@@ -116,6 +134,8 @@ impl StackError {
     }
 
     /// What CloudFormation did before it failed; empty for all other errors.
+    ///
+    /// See the example of [`StackError`].
     #[must_use]
     pub fn events(&self) -> &[StackEvent] {
         match self {

@@ -224,6 +224,8 @@ impl StackOptions {
 
     /// Checks all of it, and says all that is wrong.
     ///
+    /// See the example of [`StackOptions`].
+    ///
     /// # Errors
     /// [`StackError::Options`].
     pub fn validate(&self) -> Result<(), StackError> {
@@ -287,6 +289,13 @@ impl StackOptions {
 
     /// The name of the aggregator's role in the stack of this name, if it is not left to
     /// CloudFormation.
+    ///
+    /// ```
+    /// # use zae_limiter_infra::StackOptions;
+    /// let options = StackOptions::default().role_name_format("team-{}");
+    /// let name = options.role_name("ZAEL-my-app").unwrap();
+    /// assert_eq!(name.as_deref(), Some("team-ZAEL-my-app-aggregator-role"));
+    /// ```
     ///
     /// # Errors
     /// [`StackError::Options`] if it is over 64 characters.

@@ -15,6 +15,8 @@ pub(crate) const LAMBDA_TAG: &str = "zae-limiter:lambda-version";
 pub(crate) const TEMPLATE_TAG: &str = "zae-limiter:template";
 
 /// A stack, and what CloudFormation knows of it.
+///
+/// See the example of [`StackManager`](crate::StackManager).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StackSummary {
@@ -69,6 +71,8 @@ impl StackSummary {
     }
 
     /// Whether it has what it should have, now or as soon as what is under way has ended.
+    ///
+    /// See the example of [`StackManager::list`](crate::StackManager::list).
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         state::is_healthy(&self.status)
@@ -81,6 +85,8 @@ impl StackSummary {
     }
 
     /// The version of the command or crate that deployed it, if it says so.
+    ///
+    /// See the example of [`StackManager`](crate::StackManager).
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.tags.get(VERSION_TAG).map(String::as_str)

@@ -29,6 +29,8 @@ const LATENCY_GUESS: Duration = Duration::from_millis(10);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a shutdown went.
+///
+/// See the example of [`RateLimiter::shutdown`](crate::RateLimiter::shutdown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     /// Buckets whose tokens could not be given back in time. They are lost until refill heals

@@ -41,6 +41,8 @@ impl NotWritten {
 }
 
 /// What is done to a bucket.
+///
+/// See the example of [`BucketPayment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The tokens are taken, if all are there.
@@ -52,6 +54,8 @@ pub enum Change {
 }
 
 /// What is to be done next.
+///
+/// See the example of [`BucketPayment`].
 #[derive(Debug)]
 pub enum Next {
     /// Make this write, and report how it ended.
@@ -63,6 +67,29 @@ pub enum Next {
 }
 
 /// One change of one bucket.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zae_limiter::store::WriteOutcome;
+/// use zae_limiter::strict::{BucketPayment, Change, Next};
+/// use zae_limiter::{Clock, Limit};
+/// use zae_limiter_core::item::BucketItem;
+/// use zae_limiter_core::{BucketCache, Charges};
+///
+/// let (clock, _hands) = Clock::manual();
+/// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+/// let bucket = BucketCache::new().get_or_insert("user", "api", &limits)?;
+/// let mut payment =
+///     BucketPayment::new(&clock, Change::Debit, bucket, limits.clone(), Charges::of(0, 5));
+/// let Next::Write(_, write) = payment.next(&clock) else {
+///     panic!("a debit is one write");
+/// };
+/// let mut table = None; // where a store would be
+/// let left = BucketItem::apply(&mut table, &write).expect("a full bucket");
+/// payment.done(&clock, WriteOutcome::Applied(left));
+/// assert!(matches!(payment.next(&clock), Next::Done(Ok(()))));
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BucketPayment {
     bucket: BucketRef,
@@ -83,6 +110,8 @@ pub struct BucketPayment {
 
 impl BucketPayment {
     /// A change of `bucket` by `charges`, which count by the order of `limits`.
+    ///
+    /// See the example of [`BucketPayment`].
     #[must_use]
     pub fn new(
         clock: &Clock,
@@ -129,6 +158,8 @@ impl BucketPayment {
     }
 
     /// The next write, or how it ended.
+    ///
+    /// See the example of [`BucketPayment`].
     pub fn next(&mut self, clock: &Clock) -> Next {
         if let Some(result) = self.result.take() {
             return Next::Done(result);
@@ -151,6 +182,8 @@ impl BucketPayment {
 
     /// Takes in how the last write ended. Returns whether the reconciler is to be told of the
     /// bucket.
+    ///
+    /// See the example of [`BucketPayment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
         match outcome {
             WriteOutcome::Applied(item) => {
@@ -194,6 +227,8 @@ impl BucketPayment {
 }
 
 /// What one bucket is to pay.
+///
+/// See the example of [`Payment`].
 #[derive(Clone, Debug)]
 pub struct Due {
     /// The bucket.
@@ -207,6 +242,38 @@ pub struct Due {
 }
 
 /// The writes of one strict acquire: both buckets are debited, or neither.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zae_limiter::store::WriteOutcome;
+/// use zae_limiter::strict::{Due, NextOfPayment, Payment};
+/// use zae_limiter::{Clock, Limit};
+/// use zae_limiter_core::item::BucketItem;
+/// use zae_limiter_core::{BucketCache, Charges};
+///
+/// let (clock, _hands) = Clock::manual();
+/// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+/// let (cache, mut tables) = (BucketCache::new(), [None, None]);
+/// let due = |id| {
+///     let (limits, charges) = (limits.clone(), Charges::of(0, 5));
+///     cache.get_or_insert(id, "api", &limits).map(|bucket| Due {
+///         bucket,
+///         limits,
+///         charges,
+///         ahead: Charges::default(),
+///     })
+/// };
+/// let mut payment = Payment::new(&clock, [due("child")?, due("parent")?].into_iter().collect());
+/// for table in &mut tables {
+///     let NextOfPayment::Write(_, write) = payment.next(&clock) else {
+///         panic!("two debits are two writes");
+///     };
+///     let left = BucketItem::apply(table, &write).expect("a full bucket");
+///     payment.done(&clock, WriteOutcome::Applied(left));
+/// }
+/// assert!(matches!(payment.next(&clock), NextOfPayment::Done(Ok(()))));
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Payment {
     dues: SmallVec<[Due; 2]>,
@@ -219,6 +286,8 @@ pub struct Payment {
 }
 
 /// What is to be done next.
+///
+/// See the example of [`Payment`].
 #[derive(Debug)]
 pub enum NextOfPayment {
     /// Make this write, and report how it ended.
@@ -231,6 +300,8 @@ pub enum NextOfPayment {
 
 impl Payment {
     /// A payment by the entity's bucket and, if there are two, its parent's.
+    ///
+    /// See the example of [`Payment`].
     #[must_use]
     pub fn new(clock: &Clock, dues: SmallVec<[Due; 2]>) -> Self {
         // The child first: a parent is shared by many, and must not lose tokens, even for a
@@ -260,6 +331,8 @@ impl Payment {
     }
 
     /// The next write, or how it ended.
+    ///
+    /// See the example of [`Payment`].
     pub fn next(&mut self, clock: &Clock) -> NextOfPayment {
         loop {
             if let Some((at, payment)) = &mut self.current {
@@ -294,6 +367,8 @@ impl Payment {
 
     /// Takes in how the last write ended. Returns the bucket of which the reconciler is to be
     /// told.
+    ///
+    /// See the example of [`Payment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
         let (at, payment) = self.current.as_mut()?;
         payment

@@ -52,6 +52,16 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to reach a table: plain data for [`DynamoDbStore::connect`].
+///
+/// ```
+/// use std::time::Duration;
+/// use zae_limiter::store::ConnectOptions;
+///
+/// let options = ConnectOptions::new("ZAEL-my-app")
+///     .region("us-east-1")
+///     .endpoint_url("http://localhost:4566")
+///     .operation_timeout(Duration::from_millis(500));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ConnectOptions {
@@ -63,6 +73,8 @@ pub struct ConnectOptions {
 
 impl ConnectOptions {
     /// The table of this name, given in full ("ZAEL-my-app").
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn new(table_name: impl Into<String>) -> Self {
         Self {
             table_name: table_name.into(),
@@ -73,6 +85,8 @@ impl ConnectOptions {
     }
 
     /// The AWS region. Default: what the environment and the AWS configuration say.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
@@ -80,6 +94,8 @@ impl ConnectOptions {
 
     /// Another endpoint than the region's, as a URL: an emulator, or a private one. Default:
     /// what the environment and the AWS configuration say, else the region's.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.endpoint_url = Some(url.into());
         self
@@ -87,6 +103,8 @@ impl ConnectOptions {
 
     /// How long a call may take before it counts as unanswered, the retries of a read included.
     /// Connecting may take half of it, and one second at most. Default: 2 s.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
         self
@@ -141,6 +159,15 @@ impl DynamoDbStore {
     /// Nothing is sent yet. A call may take 2 s where the client sets no operation timeout, and
     /// connecting half of a call and 1 s at most where it sets no shorter connect timeout than
     /// that of the whole.
+    ///
+    /// ```no_run
+    /// use zae_limiter::store::DynamoDbStore;
+    ///
+    /// # async fn store() {
+    /// let config = aws_config::load_from_env().await;
+    /// let table = DynamoDbStore::new(aws_sdk_dynamodb::Client::new(&config), "ZAEL-my-app");
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(client: Client, table_name: impl Into<String>) -> Self {
         let config = client.config();
@@ -157,6 +184,8 @@ impl DynamoDbStore {
     /// environment, profiles, containers, instances.
     ///
     /// The table is not asked for; [`check`](Store::check) does that.
+    ///
+    /// See the example of [`DynamoDbStore`].
     ///
     /// # Errors
     /// [`StoreErrorKind::Invalid`] if no region is configured, or one that cannot be, or if the
@@ -226,6 +255,8 @@ impl DynamoDbStore {
     }
 
     /// The name of the table.
+    ///
+    /// See the example of [`create_table`](Self::create_table).
     #[must_use]
     pub fn table_name(&self) -> &str {
         &self.place.table
