@@ -94,14 +94,15 @@ pub(crate) struct InFlight {
 }
 
 impl Account {
-    pub(crate) fn want(&mut self, tokens: u64) {
+    /// Somebody waits for `tokens`, behind others who want so many.
+    pub(crate) fn want(&mut self, tokens: u64, ahead: u64) {
         let least = if self.wanted == 0 {
             u64::MAX
         } else {
             self.wanted_least
         };
         self.wanted_least = least.min(tokens);
-        self.wanted += tokens;
+        self.wanted = self.wanted.max(ahead) + tokens;
         self.demand.learn_request(tokens);
     }
 
@@ -116,6 +117,12 @@ impl Account {
         self.unobserved += slot.spent.saturating_sub(self.observed_spent);
         slot.spent -= spent.min(slot.spent);
         self.observed_spent = slot.spent;
+    }
+
+    /// Whether nobody has asked for tokens lately, and nothing is on its way.
+    pub(crate) fn is_unused(&self) -> bool {
+        let quiet = self.wanted == 0 && self.unobserved == 0 && self.demand.milli() == 0;
+        quiet && self.is_settled() && self.schedule.pending() == 0
     }
 
     pub(crate) fn is_settled(&self) -> bool {

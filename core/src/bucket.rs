@@ -12,11 +12,12 @@ use smallvec::SmallVec;
 
 use crate::books::Books;
 use crate::item::BucketItem;
+use crate::line::Line;
 use crate::plan::Seen;
 use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse, PurseRef};
-use crate::request::{Charges, Request, fingerprint};
+use crate::request::{Charges, LIMITS_MAX, Request, fingerprint};
 use crate::sabotage::Sabotage;
-use crate::{BucketKey, Clock, Limit, MonotonicTime, Tick};
+use crate::{BucketKey, Clock, Limit, MonotonicTime, Tick, ValidationError};
 
 /// A request that was paid from the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,11 @@ impl Slot {
     pub(crate) fn denies(&self, now: MonotonicTime, tokens: u64) -> bool {
         now < self.denied_until && tokens >= self.denied_from
     }
+
+    /// Whether nothing is held of it, and nothing is to be told of it.
+    fn is_empty(&self) -> bool {
+        self.stock == 0 && self.spent == 0 && self.refused == 0
+    }
 }
 
 #[derive(Debug)]
@@ -75,6 +81,8 @@ pub(crate) struct State {
     generation: u32,
     /// The reconciler has been told, and has not looked yet.
     pub(crate) hinted: bool,
+    /// Who waits. Meanwhile nothing is in the purse.
+    pub(crate) line: Option<Box<Line>>,
 }
 
 /// What a bucket needs while it is in use.
@@ -127,11 +135,12 @@ impl Drop for Locked<'_> {
             fingerprint: fingerprint(&state.limits),
             ..Filling::default()
         };
+        let waiting = state.line.is_some();
         if let Some(active) = state.active.as_deref_mut() {
             filling.generation = active.generation;
             let told = state.hinted || active.books.is_writing();
             for (lane, slot) in active.slots.iter_mut().take(LANES).enumerate() {
-                slot.in_purse = slot.stock.min(LANE_MAX);
+                slot.in_purse = if waiting { 0 } else { slot.stock.min(LANE_MAX) };
                 slot.stock -= slot.in_purse;
                 filling.tokens[lane] = slot.in_purse;
                 filling.low_water[lane] = if told { 0 } else { slot.low_water };
@@ -230,6 +239,7 @@ impl Bucket {
                 active: None,
                 generation: 0,
                 hinted: false,
+                line: None,
             }),
         }
     }
@@ -315,9 +325,22 @@ impl Bucket {
     }
 
     /// Makes `limits` known to the bucket. A limit of the same name is replaced; what is held
-    /// under other terms is given back by the next renewal. Other limits stay.
-    pub fn declare(&self, limits: &Arc<[Limit]>) {
-        self.lock().declare(limits);
+    /// under other terms is given back by the next renewal. Other limits stay, while they are in use.
+    ///
+    /// # Errors
+    /// [`ValidationError`] if that would be more than [`LIMITS_MAX`]; then none becomes known.
+    pub fn declare(&self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
+        self.lock().declare(limits)
+    }
+
+    /// Whether the bucket knows the limits charged, or can come to know them. If not, it can
+    /// neither owe nor be owed of them.
+    #[must_use]
+    pub fn has_room_for(&self, limits: &[Limit], charges: &Charges) -> bool {
+        let mut state = self.lock();
+        charges
+            .iter()
+            .all(|(at, _)| state.know(&limits[at as usize]))
     }
 
     /// Charges tokens of `limit` whatever the block holds: the rest is owed to the table.
@@ -326,7 +349,7 @@ impl Bucket {
     pub fn charge_anyway(&self, clock: &Clock, limit: &Limit, tokens: u64) -> bool {
         let now = clock.now();
         let mut state = self.lock();
-        state.know(limit);
+        let _ = state.know(limit);
         let Some(slot) = state.slot(limit.name()) else {
             return false;
         };
@@ -354,7 +377,9 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let charged = charges.iter().map(|(at, _)| &limits[at as usize]);
-        charged.for_each(|limit| state.know(limit));
+        for limit in charged {
+            let _ = state.know(limit);
+        }
         let slots: SmallVec<[_; 2]> = charges
             .iter()
             .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
@@ -380,10 +405,12 @@ impl Bucket {
         let Some(charges) = state.resolve(request) else {
             return false;
         };
+        let needed = state.needed(request, &charges);
         let active = state.active();
         for (slot, tokens) in charges.iter() {
             active.slots[slot as usize].refused += tokens;
-            active.books.account(slot as usize).want(tokens);
+            let ahead = needed.tokens(slot) - tokens;
+            active.books.account(slot as usize).want(tokens, ahead);
         }
         state.ask_for_a_look()
     }
@@ -483,6 +510,7 @@ impl State {
 
     fn check(&mut self, now: MonotonicTime, request: &Request<'_>) -> Result<Charges, Shortage> {
         let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
+        let needed = self.needed(request, &charges);
         let Some(active) = self.active.as_deref_mut() else {
             let nothing = charges.iter().all(|(_, tokens)| tokens == 0);
             return if nothing {
@@ -491,10 +519,10 @@ impl State {
                 Err(Shortage::Miss)
             };
         };
-        if active.has(now, &charges) || active.release(now) && active.has(now, &charges) {
+        if active.has(now, &needed) || active.release(now) && active.has(now, &needed) {
             return Ok(charges);
         }
-        Err(active.shortage(now, &charges))
+        Err(active.shortage(now, &charges, &needed))
     }
 
     fn spend(&mut self, charges: &Charges) -> Paid {
@@ -516,17 +544,19 @@ impl State {
     }
 
     /// A limit that somebody owes or is owed of is known, even if nobody declares it any more.
-    fn know(&mut self, limit: &Limit) {
-        if self.slot(limit.name()).is_none() {
-            self.active();
-            self.declare(&[limit.clone()].into());
+    fn know(&mut self, limit: &Limit) -> bool {
+        if self.slot(limit.name()).is_some() {
+            return true;
         }
+        self.active();
+        self.declare(&[limit.clone()].into()).is_ok()
     }
 
-    fn declare(&mut self, limits: &Arc<[Limit]>) {
+    fn declare(&mut self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
+        self.make_room(limits)?;
         let Some(active) = self.active.as_deref_mut() else {
             self.limits = limits.clone();
-            return;
+            return Ok(());
         };
         let mut merged = self.limits.to_vec();
         for limit in limits.iter() {
@@ -546,6 +576,32 @@ impl State {
         let same = merged[..] == limits[..];
         self.limits = if same { limits.clone() } else { merged.into() };
         active.limits = self.limits.clone();
+        Ok(())
+    }
+
+    /// One write changes all limits of a bucket, so there is an end to their number.
+    fn make_room(&mut self, limits: &[Limit]) -> Result<(), ValidationError> {
+        let Some(active) = self.active.as_deref_mut() else {
+            return Ok(());
+        };
+        let declared = |known: &Limit| limits.iter().any(|limit| limit.name() == known.name());
+        let others = |known: &[Limit]| known.iter().filter(|known| !declared(known)).count();
+        if others(&self.limits) + limits.len() > LIMITS_MAX {
+            self.limits = active.forget_unused(declared);
+        }
+        match others(&self.limits) + limits.len() {
+            all if all > LIMITS_MAX => {
+                let known: Vec<_> = self.limits.iter().map(Limit::name).collect();
+                let names: Vec<_> = limits.iter().map(Limit::name).collect();
+                let rule = format!(
+                    "would be {all} limits in one bucket, which holds at most {LIMITS_MAX}; in use \
+                     are {}, and each until some ten seconds after its last use",
+                    known.join(", ")
+                );
+                Err(ValidationError::new("limits", names.join(", "), rule))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -557,8 +613,8 @@ impl Active {
             .all(|(slot, tokens)| tokens == 0 || live && self.slots[slot as usize].stock >= tokens)
     }
 
-    fn shortage(&mut self, now: MonotonicTime, charges: &Charges) -> Shortage {
-        let denied = charges.iter().any(|(slot, tokens)| {
+    fn shortage(&mut self, now: MonotonicTime, charges: &Charges, needed: &Charges) -> Shortage {
+        let denied = needed.iter().any(|(slot, tokens)| {
             let slot = &self.slots[slot as usize];
             // An expired block that would do is given back and may be had again.
             slot.denies(now, tokens) && slot.stock < tokens
@@ -584,6 +640,26 @@ impl Active {
             any |= fresh > 0;
         }
         any
+    }
+
+    /// Forgets the limits of which nothing is held, owed or asked for any more, but for those that
+    /// are to be `kept`. Returns those that are left.
+    fn forget_unused(&mut self, kept: impl Fn(&Limit) -> bool) -> Arc<[Limit]> {
+        // A write under way and hours to be reported tell limits by their places.
+        if self.books.is_writing() || !self.books.past.is_empty() {
+            return self.limits.clone();
+        }
+        let mut left = self.limits.to_vec();
+        for at in (0..left.len()).rev() {
+            let (slot, account) = (&self.slots[at], &self.books.accounts[at]);
+            if slot.is_empty() && account.is_unused() && !kept(&left[at]) {
+                left.remove(at);
+                self.slots.remove(at);
+                self.books.accounts.remove(at);
+            }
+        }
+        self.limits = left.into();
+        self.limits.clone()
     }
 
     /// Takes what is held of a limit out of circulation, to be given back.

@@ -1,6 +1,15 @@
 //! The one error of this crate: an input that breaks a rule.
 
 /// An input that breaks a rule. Nothing was changed.
+///
+/// ```
+/// use zae_limiter_core::{Limit, ValidationErrorKind};
+///
+/// let error = Limit::per_minute("r#m", 100).unwrap_err();
+/// assert_eq!((error.field(), error.value()), ("limit name", "r#m"));
+/// assert_eq!(error.kind(), ValidationErrorKind::Name);
+/// assert!(error.rule().contains("cannot contain '#'"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field} {value:?}: {rule}")]
 pub struct ValidationError {
@@ -11,6 +20,8 @@ pub struct ValidationError {
 }
 
 /// What sort of input breaks the rule.
+///
+/// See the example of [`ValidationError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ValidationErrorKind {
@@ -29,6 +40,13 @@ impl ValidationError {
     const VALUE_LEN_MAX: usize = 50;
 
     /// `field` holds `value`, which breaks `rule`.
+    ///
+    /// ```
+    /// use zae_limiter_core::ValidationError;
+    ///
+    /// let error = ValidationError::new("size", 0, "must be at least 1");
+    /// assert_eq!(error.to_string(), r#"invalid size "0": must be at least 1"#);
+    /// ```
     #[must_use]
     pub fn new(field: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
         let mut value = value.to_string();
@@ -49,24 +67,32 @@ impl ValidationError {
     }
 
     /// What sort of input it was.
+    ///
+    /// See the example of [`ValidationError`].
     #[must_use]
     pub fn kind(&self) -> ValidationErrorKind {
         self.kind
     }
 
     /// Which input it was.
+    ///
+    /// See the example of [`ValidationError`].
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
     }
 
     /// What it held, cut to 50 characters.
+    ///
+    /// See the example of [`ValidationError`].
     #[must_use]
     pub fn value(&self) -> &str {
         &self.value
     }
 
     /// The rule that it breaks.
+    ///
+    /// See the example of [`ValidationError`].
     #[must_use]
     pub fn rule(&self) -> &str {
         &self.rule

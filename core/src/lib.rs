@@ -16,6 +16,7 @@ pub mod item;
 mod key;
 mod knowledge;
 mod limit;
+mod line;
 mod local;
 mod names;
 pub mod number;
@@ -41,7 +42,8 @@ pub use knowledge::Knowledge;
 pub use limit::{Limit, Terms};
 pub use local::{LocalLevel, Share};
 pub use names::{
-    IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_identifier, validate_name,
+    IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_endpoint_url,
+    validate_identifier, validate_name, validate_region,
 };
 pub use position::Position;
 pub use request::{Charges, LIMITS_MAX, Request};

@@ -8,6 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::{ValidationError, validate_name};
 
 /// The numbers of a limit, as they stand in the table beside the state that they explain.
+///
+/// ```
+/// use zae_limiter_core::{Limit, Terms};
+///
+/// let terms = Terms { capacity: 100, burst: 150, refill_amount: 100, refill_period_seconds: 60 };
+/// assert_eq!(Limit::new("rpm", terms)?, Limit::per_minute("rpm", 100)?.burst(150)?);
+/// # Ok::<(), zae_limiter_core::ValidationError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "TermsFields")]
 pub struct Terms {
@@ -126,6 +134,8 @@ impl Limit {
 
     /// A limit with all its numbers given.
     ///
+    /// See the example of [`Terms`].
+    ///
     /// # Errors
     /// [`ValidationError`] if the name is not one ([`validate_name`]), if a number is zero or
     /// over [`TOKENS_MAX`](Self::TOKENS_MAX) or [`PERIOD_MAX`](Self::PERIOD_MAX), or if `burst`
@@ -148,6 +158,13 @@ impl Limit {
 
     /// `capacity` tokens per second; holds at most as many.
     ///
+    /// ```
+    /// # use zae_limiter_core::Limit;
+    /// let limit = Limit::per_second("rps", 50)?;
+    /// assert_eq!((limit.refill_amount(), limit.refill_period().as_secs()), (50, 1));
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Limit::new`].
     pub fn per_second(name: &str, capacity: u64) -> Result<Self, ValidationError> {
@@ -155,6 +172,13 @@ impl Limit {
     }
 
     /// `capacity` tokens per minute; holds at most as many.
+    ///
+    /// ```
+    /// # use zae_limiter_core::Limit;
+    /// let limit = Limit::per_minute("rpm", 90)?;
+    /// assert_eq!(limit.tokens_per_second(), 1.5);
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Limit::new`].
@@ -164,6 +188,13 @@ impl Limit {
 
     /// `capacity` tokens per hour; holds at most as many.
     ///
+    /// ```
+    /// # use zae_limiter_core::Limit;
+    /// let limit = Limit::per_hour("exports", 10)?;
+    /// assert_eq!((limit.name(), limit.capacity()), ("exports", 10));
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Limit::new`].
     pub fn per_hour(name: &str, capacity: u64) -> Result<Self, ValidationError> {
@@ -171,6 +202,13 @@ impl Limit {
     }
 
     /// `capacity` tokens per day; holds at most as many.
+    ///
+    /// ```
+    /// # use zae_limiter_core::Limit;
+    /// let limit = Limit::per_day("tokens", 1_000_000)?;
+    /// assert_eq!(limit.refill_period().as_secs(), 86_400);
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Limit::new`].
@@ -215,6 +253,14 @@ impl Limit {
 
     /// The same limit, holding at most `tokens`. Default: the capacity.
     ///
+    /// ```
+    /// # use zae_limiter_core::Limit;
+    /// let limit = Limit::per_minute("tpm", 10_000)?.burst(50_000)?;
+    /// assert_eq!((limit.capacity(), limit.burst_tokens()), (10_000, 50_000));
+    /// assert!(limit.burst(9_999).is_err());
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ValidationError`] if `tokens` is below the capacity or over
     /// [`TOKENS_MAX`](Self::TOKENS_MAX).
@@ -227,6 +273,8 @@ impl Limit {
     }
 
     /// What the limit is called.
+    ///
+    /// See the example of [`per_hour`](Self::per_hour).
     #[inline]
     #[must_use]
     pub fn name(&self) -> &str {
@@ -244,18 +292,24 @@ impl Limit {
     }
 
     /// All its numbers.
+    ///
+    /// See the example of [`Terms`].
     #[must_use]
     pub fn terms(&self) -> &Terms {
         &self.terms
     }
 
     /// Tokens per period, as declared.
+    ///
+    /// See the example of [`burst`](Self::burst).
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.terms.capacity
     }
 
     /// The most tokens that the bucket holds.
+    ///
+    /// See the example of [`burst`](Self::burst).
     #[inline]
     #[must_use]
     pub fn burst_tokens(&self) -> u64 {
@@ -263,18 +317,24 @@ impl Limit {
     }
 
     /// Tokens that flow in during each period.
+    ///
+    /// See the example of [`custom`](Self::custom).
     #[must_use]
     pub fn refill_amount(&self) -> u64 {
         self.terms.refill_amount
     }
 
     /// The refill period.
+    ///
+    /// See the example of [`per_second`](Self::per_second).
     #[must_use]
     pub fn refill_period(&self) -> Duration {
         Duration::from_secs(self.terms.refill_period_seconds)
     }
 
     /// Tokens that flow in per second.
+    ///
+    /// See the example of [`per_minute`](Self::per_minute).
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn tokens_per_second(&self) -> f64 {

@@ -32,6 +32,8 @@ impl Share {
     /// The share `share` of a limit. In a fleet of `n` processes, `1 / n` lets the fleet have as
     /// much as the limit allows.
     ///
+    /// See the example of [`Share`].
+    ///
     /// # Errors
     /// [`ValidationError`] unless it is more than 0 and at most 1.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -47,6 +49,8 @@ impl Share {
     }
 
     /// As a number.
+    ///
+    /// See the example of [`Share`].
     #[must_use]
     pub fn as_f64(self) -> f64 {
         f64::from(self.millionths) / f64::from(MILLION)
@@ -64,6 +68,14 @@ impl Share {
     }
 
     /// Whether `tokens` of a limit can ever be taken at once.
+    ///
+    /// ```
+    /// # use zae_limiter_core::{Limit, Share};
+    /// let limit = Limit::per_minute("rpm", 100)?;
+    /// let tenth = Share::new(0.1)?;
+    /// assert!(tenth.can_ever(&limit, 10) && !tenth.can_ever(&limit, 11));
+    /// # Ok::<(), zae_limiter_core::ValidationError>(())
+    /// ```
     #[must_use]
     pub fn can_ever(self, limit: &Limit, tokens: u64) -> bool {
         self.cost(limit.terms(), tokens) <= self.full(limit.terms())

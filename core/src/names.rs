@@ -1,4 +1,5 @@
-//! What may be called what: identifiers of entities, names of limits, resources and limiters.
+//! What may be called what: identifiers of entities, names of limits, resources and limiters, and
+//! of the place where they are.
 //!
 //! `#` separates the parts of a key in the table, so it is never part of one.
 
@@ -16,6 +17,13 @@ const LIMITER_NAME_LEN_MAX: usize = 38;
 /// Checks the identifier of an entity: 1 to 256 of `a-z A-Z 0-9 _ . - : @`, the first a letter
 /// or a digit.
 ///
+/// ```
+/// use zae_limiter_core::validate_identifier;
+///
+/// assert!(validate_identifier("entity_id", "user@example.com").is_ok());
+/// assert!(validate_identifier("entity_id", "user#1").is_err());
+/// ```
+///
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
 pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), ValidationError> {
@@ -31,6 +39,13 @@ pub fn validate_identifier(field: &'static str, value: &str) -> Result<(), Valid
 }
 
 /// Checks the name of a limit or resource: 1 to 64 of `a-z A-Z 0-9 _ . -`, the first a letter.
+///
+/// ```
+/// use zae_limiter_core::validate_name;
+///
+/// assert!(validate_name("resource", "gpt-4.1").is_ok());
+/// assert!(validate_name("resource", "4o").is_err());
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`] names `field`, the value and the rule that it breaks.
@@ -48,6 +63,13 @@ pub fn validate_name(field: &'static str, value: &str) -> Result<(), ValidationE
 
 /// The table, and the stack, of the limiter called `name`: `ZAEL-{name}`, whether or not `name`
 /// begins with it.
+///
+/// ```
+/// use zae_limiter_core::table_name;
+///
+/// assert_eq!(table_name("my-app")?, "ZAEL-my-app");
+/// # Ok::<(), zae_limiter_core::ValidationError>(())
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`] if the name is empty, over 38 characters, does not begin with a letter,
@@ -74,6 +96,46 @@ pub fn table_name(name: &str) -> Result<String, ValidationError> {
         return fail("exceeds 38 characters, the longest that a role's name leaves room for");
     }
     Ok(format!("{TABLE_PREFIX}{short}"))
+}
+
+/// Checks the name of a region: letters, digits and hyphens. Others end up in host names.
+///
+/// ```
+/// # use zae_limiter_core::validate_region;
+/// assert!(validate_region("eu-west-1").is_ok());
+/// assert!(validate_region("eu west").is_err());
+/// ```
+///
+/// # Errors
+/// [`ValidationError`].
+pub fn validate_region(region: &str) -> Result<(), ValidationError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if !region.is_empty() && region.chars().all(allowed) {
+        return Ok(());
+    }
+    let rule = "must be letters, digits and hyphens, as in us-east-1";
+    Err(ValidationError::new("region", region, rule))
+}
+
+/// Checks an endpoint: `http://` or `https://`, and something after it.
+///
+/// ```
+/// # use zae_limiter_core::validate_endpoint_url;
+/// assert!(validate_endpoint_url("http://localhost:4566").is_ok());
+/// assert!(validate_endpoint_url("localhost:4566").is_err());
+/// ```
+///
+/// # Errors
+/// [`ValidationError`].
+pub fn validate_endpoint_url(url: &str) -> Result<(), ValidationError> {
+    let rest = url.strip_prefix("http://");
+    let rest = rest.or_else(|| url.strip_prefix("https://"));
+    let is_url = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic());
+    if rest.is_some_and(is_url) {
+        return Ok(());
+    }
+    let rule = "must be a URL, as in http://localhost:4566";
+    Err(ValidationError::new("endpoint_url", url, rule))
 }
 
 fn check(
@@ -163,6 +225,20 @@ mod tests {
         ] {
             let error = table_name(name).expect_err(name);
             assert!(error.to_string().contains(rule), "{error}");
+        }
+    }
+
+    #[test]
+    fn places_are_those_that_can_be() {
+        validate_region("us-gov-west-1").expect("a region");
+        for region in ["", "us east 1", "us-east-1/", "é"] {
+            let error = validate_region(region).expect_err(region);
+            assert_eq!(error.field(), "region");
+        }
+        validate_endpoint_url("http://[::1]:4566").expect("a URL");
+        for url in ["", "localhost:4566", "http://", "https://a b", "ftp://a"] {
+            let error = validate_endpoint_url(url).expect_err(url);
+            assert_eq!(error.field(), "endpoint_url");
         }
     }
 }

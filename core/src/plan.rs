@@ -70,6 +70,8 @@ pub struct Transfer<'a> {
     pub limit: &'a Limit,
     /// Tokens to debit, only if they are there.
     pub take: u64,
+    /// Tokens that have to be left, beside those, or nothing is debited: others were first.
+    pub leave: u64,
     /// Tokens to debit whatever the level: into debt if need be.
     pub owe: u64,
     /// Tokens to credit.
@@ -107,11 +109,12 @@ impl<'a> Transfer<'a> {
     /// to come; what is spent at once has to be there, but for some `slack`.
     fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
         let token = terms.token();
+        let due = self.owe + self.leave;
         let ahead = terms.refill(self.ahead).max(slack);
-        let min = Ticks::from(self.take + self.owe) * token - ahead;
+        let min = Ticks::from(self.take + due) * token - ahead;
         match self.take.saturating_sub(self.scheduled) {
             0 => min,
-            stock => min.max(Ticks::from(stock + self.owe) * token - slack),
+            stock => min.max(Ticks::from(stock + due) * token - slack),
         }
     }
 
@@ -121,6 +124,7 @@ impl<'a> Transfer<'a> {
         Self {
             limit,
             take: 0,
+            leave: 0,
             owe: 0,
             give: 0,
             returned: Returned::default(),

@@ -14,6 +14,7 @@ pub struct Request<'a> {
     limits: &'a [Limit],
     consume: &'a [(&'a str, u64)],
     fingerprint: u64,
+    in_turn: bool,
 }
 
 impl<'a> Request<'a> {
@@ -26,6 +27,7 @@ impl<'a> Request<'a> {
             limits,
             consume,
             fingerprint: fingerprint(limits),
+            in_turn: false,
         }
     }
 
@@ -37,7 +39,24 @@ impl<'a> Request<'a> {
             limits,
             consume,
             fingerprint,
+            in_turn: false,
         }
+    }
+
+    /// The same request of who is the first in line, or behind everybody who waits.
+    #[must_use]
+    pub fn in_turn(self, in_turn: bool) -> Self {
+        Self { in_turn, ..self }
+    }
+
+    pub(crate) fn is_in_turn(&self) -> bool {
+        self.in_turn
+    }
+
+    /// The limits that it names, and how many tokens of each.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'a Limit, u64)> {
+        let named = |(name, tokens): &(&str, u64)| Some((self.find(name)?.1, *tokens));
+        self.consume.iter().filter_map(named)
     }
 
     /// The limits in force.

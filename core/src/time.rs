@@ -129,6 +129,12 @@ enum Source {
 
 impl Clock {
     /// The machine's clocks.
+    ///
+    /// ```
+    /// # use zae_limiter_core::Clock;
+    /// let clock = Clock::system();
+    /// assert!(clock.now() <= clock.now());
+    /// ```
     #[must_use]
     pub fn system() -> Self {
         let clock = quanta::Clock::new();
@@ -137,6 +143,8 @@ impl Clock {
     }
 
     /// A clock that stands still until its hands are moved.
+    ///
+    /// See the example of [`Clock`].
     #[must_use]
     pub fn manual() -> (Self, ManualClock) {
         let hands = ManualClock::default();
@@ -144,6 +152,8 @@ impl Clock {
     }
 
     /// The monotonic time: about 10 ns, no system call.
+    ///
+    /// See the example of [`Clock`].
     #[inline]
     #[must_use]
     pub fn now(&self) -> MonotonicTime {
@@ -185,6 +195,8 @@ impl Clock {
     }
 
     /// The wall time, as it is written to the table.
+    ///
+    /// See the example of [`ManualClock`].
     #[must_use]
     pub fn wall(&self) -> WallTime {
         match &self.0 {
@@ -206,6 +218,18 @@ impl Default for Clock {
 }
 
 /// The hands of a [`Clock::manual`]. Clones move the same hands.
+///
+/// ```
+/// use std::time::Duration;
+/// use zae_limiter_core::Clock;
+///
+/// let (clock, hands) = Clock::manual();
+/// let (monotonic, wall) = (clock.now(), clock.wall());
+/// hands.advance(Duration::from_secs(5));
+/// assert_eq!(clock.wall().since(wall), Duration::from_secs(5));
+/// hands.set_wall(wall); // a time server sets it back
+/// assert_eq!(clock.now().since(monotonic), Duration::from_secs(5));
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Hands>);
 
@@ -227,6 +251,8 @@ impl Default for ManualClock {
 
 impl ManualClock {
     /// Moves both clocks forward.
+    ///
+    /// See the example of [`ManualClock`].
     pub fn advance(&self, by: Duration) {
         let by = nanos(by);
         self.0.monotonic.fetch_add(by, Ordering::Relaxed);
@@ -234,6 +260,8 @@ impl ManualClock {
     }
 
     /// Sets the wall clock alone, forward or back, as a time server would.
+    ///
+    /// See the example of [`ManualClock`].
     pub fn set_wall(&self, to: WallTime) {
         self.0.wall.store(to.0, Ordering::Relaxed);
     }

@@ -46,6 +46,11 @@ impl Window {
     pub const ALL: [Self; 3] = [Self::Hourly, Self::Daily, Self::Monthly];
 
     /// What it is called: "hourly", "daily", "monthly".
+    ///
+    /// ```
+    /// # use zae_limiter_core::usage::Window;
+    /// assert_eq!(Window::ALL.map(Window::as_str), ["hourly", "daily", "monthly"]);
+    /// ```
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,6 +61,8 @@ impl Window {
     }
 
     /// When the window begins that `time` is in.
+    ///
+    /// See the example of [`Window`].
     #[must_use]
     pub fn start(self, time: WallTime) -> WallTime {
         let whole = |length: u64| WallTime::from_nanos(time.as_nanos() / length * length);
@@ -67,6 +74,8 @@ impl Window {
     }
 
     /// When the window ends that `time` is in: when the next one begins.
+    ///
+    /// See the example of [`Window`].
     #[must_use]
     pub fn end(self, time: WallTime) -> WallTime {
         let start = self.start(time).as_nanos();

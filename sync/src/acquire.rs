@@ -70,6 +70,20 @@ impl<'a> Acquire<'a> {
     }
 
     /// The limits in force. What the table holds under other terms is converted.
+    ///
+    /// One bucket has at most 16 of them. In leased mode that counts all that are in use in this
+    /// process: one is until some ten seconds after it was last consumed. Any more are an
+    /// [`Error::Validation`], and nothing is charged.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?, Limit::per_minute("tpm", 10_000)?.burst(50_000)?];
+    /// let acquire = limiter.acquire("user", "gpt-4").limits(&limits);
+    /// acquire.consume("rpm", 1).consume("tpm", 500).await?.commit();
+    /// # Ok(()) }
+    /// ```
     #[inline]
     pub fn limits(mut self, limits: &'a [Limit]) -> Self {
         self.limits = limits;
@@ -78,6 +92,19 @@ impl<'a> Acquire<'a> {
 
     /// Tokens to consume of the limit called `name`. Limits that are not named neither gate nor
     /// are charged.
+    ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?, Limit::per_minute("tpm", 10_000)?];
+    /// let acquire = || limiter.acquire("user", "gpt-4").limits(&limits);
+    /// let lease = acquire().consume("rpm", 1).await?; // tpm is neither asked nor charged
+    /// assert_eq!(lease.consumed().len(), 1);
+    /// let error = acquire().consume("rps", 1).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Validation);
+    /// # Ok(()) }
+    /// ```
     #[inline]
     pub fn consume(mut self, name: &'a str, tokens: u64) -> Self {
         self.consume.push((name, tokens));
@@ -87,6 +114,19 @@ impl<'a> Acquire<'a> {
     /// Whether the entity's parent is charged too, under the same limits. Nothing is admitted
     /// unless both have the tokens. Default: false, or what the entity says
     /// ([`Settings::cascade_by_entity`](crate::Settings::cascade_by_entity)).
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("project-1")).await?;
+    /// limiter.create_entity(NewEntity::new("key-1").parent("project-1")).await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let acquire = |id| limiter.acquire(id, "batch").limits(&limits);
+    /// acquire("key-1").consume("jobs", 8).cascade(true).await?.commit();
+    /// assert!(acquire("project-1").consume("jobs", 8).await.is_err()); // 2 are left of its 10
+    /// # Ok(()) }
+    /// ```
     pub fn cascade(mut self, cascade: bool) -> Self {
         self.cascade = Some(cascade);
         self
@@ -116,22 +156,48 @@ impl<'a> Acquire<'a> {
 
     /// Whether this acquire is a conditional write, whatever the limiter's mode. Default: as the
     /// limiter is set.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("exports", 3)?];
+    /// let acquire = limiter.acquire("user", "reports").limits(&limits).consume("exports", 1);
+    /// acquire.strict(true).await?.commit(); // exact to the last token, for a request to the table
+    /// # Ok(()) }
+    /// ```
     pub fn strict(mut self, strict: bool) -> Self {
         self.admission.strict = strict;
         self
     }
 
     /// What to answer when the table cannot be reached. Default: as the limiter is set.
+    ///
+    /// ```
+    /// # use zae_limiter::{FailureMode, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = limiter.acquire("user", "health").limits(&limits).consume("rpm", 1);
+    /// let lease = acquire.failure_mode(FailureMode::Open).await?;
+    /// assert!(!lease.is_degraded()); // the table answers
+    /// # Ok(()) }
+    /// ```
     pub fn failure_mode(mut self, failure_mode: FailureMode) -> Self {
         self.admission.failure_mode = failure_mode;
         self
     }
 
-    /// How long to wait for tokens, if the limits do not allow it at once. Whoever waits for a
-    /// bucket in this process is served in the order in which they came; a caller that does not
-    /// wait is not held back by them. If the tokens cannot be had in time, as far as that is
-    /// known, the answer comes at once. Dropping the future leaves the line and consumes nothing.
-    /// More than ten years count as ten years. Default: zero.
+    /// How long to wait for tokens, if the limits do not allow it at once. If they cannot be had
+    /// in time, as far as that is known, the answer comes at once. Dropping the future leaves the
+    /// line and consumes nothing. More than ten years count as ten years. Default: zero.
+    ///
+    /// Whoever waits for a bucket in this process is served in the order in which they came, and
+    /// nobody overtakes them: for all others what they want is as good as gone. An acquire that does
+    /// not wait is admitted if enough is left beyond that, and refused otherwise, with a
+    /// `retry_after` that counts them in. With [`cascade`](Self::cascade) it is first the entity's
+    /// line, and the parent's once that is all that is lacking. Other processes are not in line:
+    /// they draw on the same table.
     ///
     /// ```
     /// use std::time::Duration;
@@ -171,6 +237,18 @@ impl<'a> Acquire<'a> {
     /// No I/O, no await; no allocation on a hit that charges at most the first two limits of an
     /// entity without cascade.
     ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+    /// // Nothing is in hand yet.
+    /// assert_eq!(acquire().try_acquire().unwrap_err().kind(), ErrorKind::WouldWait);
+    /// acquire().await?.commit();
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::RateLimitExceeded`] if the limit is known not to allow it; [`Error::WouldWait`]
     /// if the table has to be asked (always in strict mode); [`Error::Validation`];
@@ -185,13 +263,8 @@ impl<'a> Acquire<'a> {
 
     #[inline(always)]
     pub(crate) fn hit(&self) -> Option<Lease<'a>> {
-        let Admission {
-            engine,
-            strict,
-            patience,
-            ..
-        } = self.admission;
-        if self.stored || strict || self.may_cascade() || !patience.is_zero() {
+        let Admission { engine, strict, .. } = self.admission;
+        if self.stored || strict || self.may_cascade() {
             return None;
         }
         let request = self.request();
@@ -228,7 +301,7 @@ impl<'a> Acquire<'a> {
                 Err(would_wait())
             };
         }
-        match self.admission.take(&targets) {
+        match self.admission.take(&targets)? {
             Answer::Paid(lease) => Ok(lease),
             Answer::Exceeded(exceeded) => Err(exceeded.into()),
             Answer::Unavailable(at) => self.admission.fail(&targets, at, None),
@@ -253,13 +326,32 @@ impl<'a> Acquire<'a> {
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
         match self.targets().await? {
-            Ok(targets) => self.admission.pay(&targets).await,
+            Ok(mut targets) => self.admission.pay(&mut targets).await,
             Err(failure) => self.admission.fail(&self.likely_targets()?, 0, failure),
         }
     }
 
     /// Acquires, runs `work`, and keeps what was consumed if it succeeds. If it fails, panics or
     /// is cancelled, everything is given back.
+    ///
+    /// ```
+    /// # use zae_limiter::{Error, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("tokens", 1_000)?];
+    /// let acquire = || limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 600);
+    /// let failed = acquire().run(async |_lease| Err::<(), _>(Error::Settings("no model".into()))).await;
+    /// assert!(failed.is_err()); // and the 600 are back
+    /// let words = acquire()
+    ///     .run(async |lease| {
+    ///         lease.adjust("tokens", 50).await?; // it took 650
+    ///         Ok::<_, Error>(480)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(words, 480);
+    /// assert!(acquire().await.is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// Those of the acquire, and those of `work`.
@@ -285,6 +377,8 @@ impl<'a> Acquire<'a> {
 
     /// A handle to the bucket that skips looking it up: for a caller that keeps one per key.
     ///
+    /// See the example of [`BucketHandle`].
+    ///
     /// # Errors
     /// [`Error::Validation`], and for a cascade those of reading the entity.
     pub async fn handle(self) -> Result<BucketHandle, Error> {
@@ -296,7 +390,7 @@ impl<'a> Acquire<'a> {
         }
         let limits = engine.shared(self.limits);
         let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
-        bucket.declare(&limits);
+        bucket.declare(&limits)?;
         if self.may_cascade() {
             let family = engine.family(self.entity_id).await;
             family.map_err(|failure| engine.unavailable(&bucket, failure))?;
@@ -321,6 +415,19 @@ trait Waiting<'a>: Future<Output = Result<Lease<'a>, Error>> + Send + 'a {}
 impl<'a, F: Future<Output = Result<Lease<'a>, Error>> + Send + 'a> Waiting<'a> for F {}
 
 /// The future of an [`Acquire`]. It is ready at the first poll if the tokens are in hand.
+///
+/// ```
+/// # use zae_limiter::{Acquire, AcquireFuture, Error, Lease};
+/// use std::future::IntoFuture;
+///
+/// /// An acquire that is kept, to be polled with other things.
+/// fn begin(acquire: Acquire<'_>) -> AcquireFuture<'_> {
+///     acquire.into_future()
+/// }
+/// # async fn both(a: Acquire<'_>, b: Acquire<'_>) -> (Result<(), Error>, Result<(), Error>) {
+/// let (one, two) = tokio::join!(begin(a), begin(b));
+/// # (one.map(Lease::commit), two.map(Lease::commit)) }
+/// ```
 #[must_use = "futures do nothing unless they are polled"]
 pub struct AcquireFuture<'a> {
     acquire: Option<Acquire<'a>>,

@@ -40,6 +40,18 @@ impl RateLimiter {
     /// Creates an entity. Acquires need none: an entity is there to have a parent, a name, or
     /// limits of its own.
     ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let project = limiter.create_entity(NewEntity::new("project-1").name("Project 1")).await?;
+    /// assert!(project.is_parent());
+    /// limiter.create_entity(NewEntity::new("key-1").parent("project-1")).await?;
+    /// let again = limiter.create_entity(NewEntity::new("key-1")).await.unwrap_err();
+    /// assert_eq!(again.kind(), ErrorKind::EntityExists);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Validation`], [`Error::EntityExists`], [`Error::EntityNotFound`] if there is no
     /// such parent, and those of the table.
@@ -81,6 +93,17 @@ impl RateLimiter {
 
     /// The entity, if there is one of that id.
     ///
+    /// ```
+    /// # use zae_limiter::{NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("user-1").metadata("plan", "pro")).await?;
+    /// let user = limiter.get_entity("user-1").await?.unwrap();
+    /// assert_eq!(user.metadata["plan"], "pro");
+    /// assert!(limiter.get_entity("nobody").await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Validation`], and those of the table.
     pub async fn get_entity(&self, id: &str) -> Result<Option<Entity>, Error> {
@@ -90,6 +113,18 @@ impl RateLimiter {
 
     /// Puts an entity under another parent, or under none. In force everywhere within
     /// `entity_ttl_ms`, and in this process at once.
+    ///
+    /// ```
+    /// # use zae_limiter::{NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("project-1")).await?;
+    /// limiter.create_entity(NewEntity::new("key-1")).await?;
+    /// limiter.set_parent("key-1", Some("project-1")).await?;
+    /// assert_eq!(limiter.get_children("project-1").await?[0].id, "key-1");
+    /// limiter.set_parent("key-1", None).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`], [`Error::EntityNotFound`] if the entity or the parent is not
@@ -110,6 +145,20 @@ impl RateLimiter {
 
     /// Changes what `change` names of an entity: its name, its parent, its metadata (all of it),
     /// or whether it cascades.
+    ///
+    /// ```
+    /// # use zae_limiter::{EntityChange, NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("user-1").name("Ada")).await?;
+    /// let renamed = EntityChange {
+    ///     name: Some("Ada L.".into()),
+    ///     ..EntityChange::default()
+    /// };
+    /// limiter.update_entity("user-1", &renamed).await?;
+    /// assert_eq!(limiter.get_entity("user-1").await?.unwrap().name, "Ada L.");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`set_parent`](Self::set_parent).
@@ -147,6 +196,17 @@ impl RateLimiter {
     /// its audit events stay. Tokens that processes hold of its buckets are spendable until they
     /// expire, and do not bring the buckets back.
     ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("user-1")).await?;
+    /// limiter.delete_entity("user-1").await?;
+    /// let gone = limiter.delete_entity("user-1").await.unwrap_err();
+    /// assert_eq!(gone.kind(), ErrorKind::EntityNotFound);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Validation`], [`Error::EntityNotFound`] if nothing was there, and those of the
     /// table; then some of it may be gone, and the call can be repeated.
@@ -165,6 +225,21 @@ impl RateLimiter {
     /// One page of the entities whose parent this is, in the order of their ids. A child that was
     /// created a moment ago may be missing.
     ///
+    /// ```
+    /// # use zae_limiter::{NewEntity, PageRequest, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("project-1")).await?;
+    /// for key in ["key-1", "key-2", "key-3"] {
+    ///     limiter.create_entity(NewEntity::new(key).parent("project-1")).await?;
+    /// }
+    /// let first = limiter.list_children("project-1", &PageRequest::default().size(2)).await?;
+    /// assert_eq!(first.items.len(), 2);
+    /// let rest = PageRequest::default().after(first.next.unwrap());
+    /// assert_eq!(limiter.list_children("project-1", &rest).await?.items[0].id, "key-3");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Validation`], and those of the table.
     pub async fn list_children(
@@ -177,6 +252,16 @@ impl RateLimiter {
     }
 
     /// All entities whose parent this is, however many there are.
+    ///
+    /// ```
+    /// # use zae_limiter::{NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// limiter.create_entity(NewEntity::new("project-1")).await?;
+    /// limiter.create_entity(NewEntity::new("key-1").parent("project-1")).await?;
+    /// assert_eq!(limiter.get_children("project-1").await?.len(), 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`], and those of the table.
@@ -196,6 +281,19 @@ impl RateLimiter {
     /// Stores limits for a scope, in place of those that were there. Readers see the old set or
     /// the new one, never a part. In force everywhere within `limits_ttl_ms`, and in this process
     /// at once: buckets keep their level, cut to the new burst.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, LimitScope, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?, Limit::per_minute("tpm", 10_000)?];
+    /// limiter.set_limits(&LimitScope::entity("user-1")?, &limits).await?; // any resource
+    /// let gpt_4 = LimitScope::entity("user-1")?.on("gpt-4")?;
+    /// limiter.set_limits(&gpt_4, &[Limit::per_minute("rpm", 10)?]).await?;
+    /// let acquire = limiter.acquire("user-1", "gpt-4").use_stored_limits(true);
+    /// assert!(acquire.consume("rpm", 11).await.is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`] if there are none, or too many, or two of a name; and those of the
@@ -218,6 +316,18 @@ impl RateLimiter {
 
     /// The limits stored for exactly this scope; empty if there are none.
     ///
+    /// ```
+    /// # use zae_limiter::{Limit, LimitScope, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let scope = LimitScope::resource("gpt-4")?;
+    /// limiter.set_limits(&scope, &limits).await?;
+    /// assert_eq!(limiter.get_limits(&scope).await?, limits);
+    /// assert!(limiter.get_limits(&LimitScope::system()).await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// Those of the table.
     pub async fn get_limits(&self, scope: &LimitScope) -> Result<Vec<Limit>, Error> {
@@ -227,6 +337,17 @@ impl RateLimiter {
     }
 
     /// Deletes the limits stored for a scope. Returns whether there were any.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, LimitScope, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let scope = LimitScope::system();
+    /// limiter.set_limits(&scope, &[Limit::per_minute("rpm", 100)?]).await?;
+    /// assert!(limiter.delete_limits(&scope).await?);
+    /// assert!(!limiter.delete_limits(&scope).await?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// Those of the table.
@@ -241,6 +362,17 @@ impl RateLimiter {
 
     /// Forgets what this process remembers of entities and stored limits: the next acquires ask
     /// the table.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, LimitScope, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// # let told_by_an_administrator = true;
+    /// if told_by_an_administrator {
+    ///     limiter.forget_stored(); // sooner than limits_ttl_ms
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn forget_stored(&self) {
         self.engine.catalog.forget_all();
     }
@@ -248,6 +380,19 @@ impl RateLimiter {
     /// One page of what was done to an entity, the newest first. Changes of limits that are not
     /// an entity's are found under [`LimitOwner::audit_id`](crate::LimitOwner::audit_id). Events
     /// are kept for 90 days.
+    ///
+    /// ```
+    /// # use zae_limiter::{AuditAction, Limit, LimitScope, PageRequest, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let operator = limiter.as_principal("ops@example.com")?;
+    /// let scope = LimitScope::entity("user-1")?;
+    /// operator.set_limits(&scope, &[Limit::per_minute("rpm", 100)?]).await?;
+    /// let events = limiter.get_audit_events("user-1", &PageRequest::default()).await?;
+    /// assert_eq!(events.items[0].action, AuditAction::LimitsSet);
+    /// assert_eq!(events.items[0].principal.as_deref(), Some("ops@example.com"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`], and those of the table.
@@ -315,6 +460,8 @@ pub struct NewEntity {
 
 impl NewEntity {
     /// An entity of this id.
+    ///
+    /// See the example of [`NewEntity`].
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -326,18 +473,27 @@ impl NewEntity {
     }
 
     /// A name for people. Default: the id.
+    ///
+    /// See the example of [`NewEntity`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// The entity above it. Default: none.
+    ///
+    /// See the example of [`NewEntity`].
     pub fn parent(mut self, id: impl Into<String>) -> Self {
         self.parent_id = Some(id.into());
         self
     }
 
     /// Something to keep with it. Default: nothing.
+    ///
+    /// ```
+    /// # use zae_limiter::{NewEntity};
+    /// let user = NewEntity::new("user-1").metadata("plan", "pro").metadata("team", "search");
+    /// ```
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
@@ -345,6 +501,20 @@ impl NewEntity {
 
     /// Whether acquires that do not say charge the parent too
     /// ([`Settings::cascade_by_entity`](crate::Settings::cascade_by_entity)). Default: false.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, NewEntity, RateLimiter, Settings};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let settings = Settings { cascade_by_entity: true, ..Settings::default() };
+    /// let limiter = RateLimiter::builder("my-app").in_memory().settings(settings).connect().await?;
+    /// limiter.create_entity(NewEntity::new("project-1")).await?;
+    /// limiter.create_entity(NewEntity::new("key-1").parent("project-1").cascade(true)).await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// limiter.acquire("key-1", "batch").limits(&limits).consume("jobs", 8).await?.commit();
+    /// let project = limiter.available("project-1", "batch", &limits).await?;
+    /// assert_eq!(project[0].estimate, 2);
+    /// # Ok(()) }
+    /// ```
     pub fn cascade(mut self, cascade: bool) -> Self {
         self.cascade = cascade;
         self

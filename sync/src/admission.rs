@@ -9,11 +9,12 @@ use zae_limiter_core::{Paid, Shortage};
 
 use crate::engine::Engine;
 use crate::lease::{Lease, Part, Payer};
+use crate::line::Place;
 use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};
 use crate::target::Target;
-use crate::{Error, FailureMode, RateLimitExceeded};
+use crate::{Error, FailureMode, RateLimitExceeded, ValidationError};
 
 /// Estimates of when tokens come in are not trusted below this: nobody spins.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -46,7 +47,7 @@ impl From<Paid> for Payer {
 
 impl<'a> Admission<'a> {
     /// Pays, as soon as possible or in its turn.
-    pub(crate) async fn pay(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+    pub(crate) async fn pay(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
         if self.engine.is_closed() {
             return Err(Error::Closed);
         }
@@ -58,7 +59,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Tries to pay from the blocks in hand.
-    pub(crate) fn take(&self, targets: &[Target<'a>]) -> Answer<'a> {
+    pub(crate) fn take(&self, targets: &[Target<'a>]) -> Result<Answer<'a>, ValidationError> {
         let clock = &self.engine.clock;
         loop {
             let (paid, short) = match targets {
@@ -76,34 +77,37 @@ impl<'a> Admission<'a> {
                     Ok(paid) => ([Some(paid), None], [None, None]),
                     Err(short) => ([None, None], [Some(short), None]),
                 },
-                [] => return Answer::Ask([false, false]),
+                [] => return Ok(Answer::Ask([false, false])),
             };
             let is = |what: Shortage| short.map(|s| s == Some(what));
             if short == [None, None] {
-                return Answer::Paid(self.lease(targets, paid.map(|p| p.map(Payer::from))));
+                let lease = self.lease(targets, paid.map(|p| p.map(Payer::from)));
+                return Ok(Answer::Paid(lease));
             }
             let undeclared = is(Shortage::Undeclared);
             if undeclared.contains(&true) {
                 for (target, _) in targets.iter().zip(undeclared).filter(|(_, u)| *u) {
-                    target.bucket.declare(&self.engine.shared(&target.limits));
+                    let limits = self.engine.shared(&target.limits);
+                    target.bucket.declare(&limits)?;
                     self.engine.tell(&target.bucket);
                 }
                 continue;
             }
             if is(Shortage::Refused).contains(&true) {
-                return Answer::Exceeded(self.exceeded(targets, is(Shortage::Refused)));
+                let exceeded = self.exceeded(targets, is(Shortage::Refused));
+                return Ok(Answer::Exceeded(exceeded));
             }
             let unavailable = is(Shortage::Unavailable);
             if let Some(at) = unavailable.iter().position(|u| *u) {
-                return Answer::Unavailable(at);
+                return Ok(Answer::Unavailable(at));
             }
             if self.engine.breaker.is_open() {
                 for target in targets {
                     target.bucket.missed(&target.request());
                 }
-                return Answer::Unavailable(0);
+                return Ok(Answer::Unavailable(0));
             }
-            return Answer::Ask(is(Shortage::Miss));
+            return Ok(Answer::Ask(is(Shortage::Miss)));
         }
     }
 
@@ -165,7 +169,7 @@ impl<'a> Admission<'a> {
             }
             FailureMode::Local(share) => {
                 for target in targets {
-                    target.bucket.declare(&engine.shared(&target.limits));
+                    target.bucket.declare(&engine.shared(&target.limits))?;
                 }
                 let clock = &engine.clock;
                 let paid = match targets {
@@ -203,33 +207,82 @@ impl<'a> Admission<'a> {
     }
 
     /// Waits for its turn, and then for the tokens.
-    async fn pay_in_line(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+    ///
+    /// It stands in the parent's line only while that is all it lacks: who is out of its own
+    /// tokens must not hold the others up there. Its own line comes first, for everybody.
+    async fn pay_in_line(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
         let deadline = time::Instant::now() + self.patience;
-        let lines = &self.engine.lines;
-        // The child's line before the parent's, like everybody.
-        let mut places: SmallVec<[_; 2]> = SmallVec::new();
-        for target in targets {
-            let mut place = lines.join(target.bucket.key());
-            if time::timeout_at(deadline, place.turn()).await.is_err() {
-                return Err(if self.strict {
-                    status::of_table(&self.engine.clock, targets, None).into()
-                } else {
-                    self.exceeded(targets, [false; 2]).into()
-                });
-            }
-            places.push(place);
+        let mut places = SmallVec::<[_; 2]>::new();
+        match self.place(targets, 0, deadline).await {
+            Some(place) => places.push(place),
+            None => return Err(self.too_late(targets).into()),
         }
         loop {
             let exceeded = match self.pay_once(targets).await {
                 Err(Error::RateLimitExceeded(exceeded)) => exceeded,
                 answer => return answer,
             };
-            let pause = exceeded.retry_after().max(PAUSE_MIN);
-            if time::Instant::now() + pause > deadline {
+            let until = time::Instant::now() + exceeded.retry_after().max(PAUSE_MIN);
+            if until > deadline {
                 return Err(exceeded.into());
             }
-            time::sleep(pause).await;
+            let own = targets[0].bucket.key().entity_id();
+            if exceeded.violations().any(|limit| limit.entity_id == own) {
+                places.truncate(1);
+                targets.iter_mut().skip(1).for_each(|t| t.in_turn = false);
+            } else if places.len() < targets.len() {
+                match self.place(targets, places.len(), deadline).await {
+                    Some(place) => places.push(place),
+                    None => return Err(self.too_late(targets).into()),
+                }
+            }
+            self.pause(targets, until).await;
         }
+    }
+
+    /// The first place in the line for a target, if it comes to that before the deadline.
+    async fn place(
+        &self,
+        targets: &mut [Target<'a>],
+        at: usize,
+        deadline: time::Instant,
+    ) -> Option<Place<'_, 'a>> {
+        let mut place = self.engine.lines.join(&targets[at]);
+        time::timeout_at(deadline, place.turn()).await.ok()?;
+        targets[at].in_turn = true;
+        Some(place)
+    }
+
+    fn too_late(&self, targets: &[Target<'a>]) -> RateLimitExceeded {
+        if self.strict {
+            status::of_table(&self.engine.clock, targets, None)
+        } else {
+            self.exceeded(targets, [false; 2])
+        }
+    }
+
+    /// Waits until then, or until there may be tokens sooner: somebody has given some back.
+    async fn pause(&self, targets: &[Target<'a>], until: time::Instant) {
+        let parent = targets.last().unwrap_or(&targets[0]);
+        let of = |target: &Target<'_>| self.engine.waiting_for(target.bucket.bucket()).notified();
+        loop {
+            tokio::select! {
+                () = time::sleep_until(until) => return,
+                () = of(&targets[0]) => {}
+                () = of(parent) => {}
+            }
+            // Blocks are looked at for nothing; a look at the table is a write.
+            if !self.strict || self.looks_payable(targets) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the tokens are there in the table, as it was last seen.
+    fn looks_payable(&self, targets: &[Target<'a>]) -> bool {
+        let known = status::of_table(&self.engine.clock, targets, None);
+        let mut statuses = known.statuses().iter();
+        statuses.all(|status| status.retry_after.is_zero())
     }
 
     async fn pay_from_blocks(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
@@ -242,7 +295,7 @@ impl<'a> Admission<'a> {
             let (mut first, mut second) = (std::pin::pin!(bell(0)), std::pin::pin!(bell(1)));
             first.as_mut().enable();
             second.as_mut().enable();
-            match self.take(targets) {
+            match self.take(targets)? {
                 Answer::Paid(lease) => return Ok(lease),
                 Answer::Exceeded(exceeded) => return Err(exceeded.into()),
                 Answer::Unavailable(at) => return self.fail(targets, at, None),
@@ -269,6 +322,7 @@ impl<'a> Admission<'a> {
             bucket: target.bucket.clone(),
             limits: engine.shared(&target.limits),
             charges: target.charges(),
+            ahead: target.bucket.ahead_of(&target.request()),
         };
         let payment = Payment::new(&engine.clock, targets.iter().map(due).collect());
         match strict::pay(engine, payment).await {

@@ -13,6 +13,11 @@ use zae_limiter_core::WallTime;
 use crate::entity::timestamp;
 
 /// How long the table keeps an audit event.
+///
+/// ```
+/// # use zae_limiter::{AUDIT_RETENTION};
+/// assert_eq!(AUDIT_RETENTION.as_secs(), 90 * 86_400);
+/// ```
 pub const AUDIT_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// What was done.
@@ -45,6 +50,8 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// What it is called in the table.
+    ///
+    /// See the example of [`AuditAction`].
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -123,6 +130,8 @@ pub struct AuditEvent {
 
 impl AuditEvent {
     /// `action` on `entity_id` at `time`, by nobody in particular.
+    ///
+    /// See the example of [`AuditEvent`].
     #[must_use]
     pub fn new(action: AuditAction, entity_id: impl Into<String>, time: WallTime) -> Self {
         Self {
@@ -137,6 +146,8 @@ impl AuditEvent {
     }
 
     /// The same, done by `principal`.
+    ///
+    /// See the example of [`AuditEvent`].
     #[must_use]
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.principal = Some(principal.into());
@@ -144,6 +155,8 @@ impl AuditEvent {
     }
 
     /// The same, to limits of `resource`.
+    ///
+    /// See the example of [`AuditEvent`].
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = Some(resource.into());
@@ -151,6 +164,8 @@ impl AuditEvent {
     }
 
     /// The same, with one thing more to know.
+    ///
+    /// See the example of [`AuditEvent`].
     #[must_use]
     pub fn detail(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.details.insert(key.into(), value.into());

@@ -34,6 +34,25 @@ pub(crate) fn backoff(
 ///
 /// A request that fails opens it, unless the table has answered another one since that was sent:
 /// then it is not the table that is out of reach. A lost answer in a quiet process costs a probe.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use zae_limiter::Clock;
+/// use zae_limiter::breaker::Breaker;
+/// use zae_limiter::store::{StoreError, StoreErrorKind};
+///
+/// let (clock, hands) = Clock::manual();
+/// let breaker = Breaker::new(7);
+/// let lost = StoreError::new(StoreErrorKind::Unreachable, "no answer");
+/// assert!(breaker.failed(clock.now(), clock.now(), Arc::new(lost)));
+/// assert!(breaker.is_open() && breaker.failure().is_some());
+/// hands.advance(Duration::from_secs(1));
+/// assert!(breaker.next_probe().is_some_and(|at| at <= clock.now()));
+/// assert!(breaker.begin_probe(clock.now())); // one at a time
+/// assert!(breaker.probed(clock.now(), Ok(())));
+/// assert_eq!((breaker.is_open(), breaker.opened()), (false, 1));
+/// ```
 #[derive(Debug)]
 pub struct Breaker {
     /// Whether it is not closed. Written under the lock; read without it by who only wants to
@@ -63,6 +82,8 @@ enum State {
 
 impl Breaker {
     /// A closed breaker. The delays between its probes follow from `seed`.
+    ///
+    /// See the example of [`Breaker`].
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -79,6 +100,8 @@ impl Breaker {
     }
 
     /// Whether the table is not to be asked.
+    ///
+    /// See the example of [`Breaker`].
     #[inline]
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -86,12 +109,16 @@ impl Breaker {
     }
 
     /// How often it has opened.
+    ///
+    /// See the example of [`Breaker`].
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.inner.lock().opened
     }
 
     /// The last failure, until the table does what it is asked.
+    ///
+    /// See the example of [`Breaker`].
     #[must_use]
     pub fn failure(&self) -> Option<Arc<StoreError>> {
         self.inner.lock().last.clone()
@@ -110,6 +137,8 @@ impl Breaker {
     /// A request that was sent at `sent` has failed. Returns whether that has opened the breaker.
     ///
     /// A table that is throttled, or that says that a request makes no sense, answers.
+    ///
+    /// See the example of [`Breaker`].
     pub fn failed(&self, sent: MonotonicTime, now: MonotonicTime, error: Arc<StoreError>) -> bool {
         if is_answer(&error) {
             self.answered(now);
@@ -127,6 +156,8 @@ impl Breaker {
     }
 
     /// When the next probe is to be made; none if it is closed, or one is under way.
+    ///
+    /// See the example of [`Breaker`].
     #[must_use]
     pub fn next_probe(&self) -> Option<MonotonicTime> {
         if !self.is_open() {
@@ -140,6 +171,8 @@ impl Breaker {
 
     /// Whether a probe is to be made now. Whoever is told so makes it, and reports it with
     /// [`probed`](Self::probed).
+    ///
+    /// See the example of [`Breaker`].
     pub fn begin_probe(&self, now: MonotonicTime) -> bool {
         let mut inner = self.inner.lock();
         let due = matches!(inner.state, State::Open { probe_at } if probe_at <= now);
@@ -150,6 +183,8 @@ impl Breaker {
     }
 
     /// How a probe has ended. Returns whether that has closed the breaker.
+    ///
+    /// See the example of [`Breaker`].
     pub fn probed(&self, now: MonotonicTime, result: Result<(), StoreError>) -> bool {
         let mut inner = self.inner.lock();
         match result {

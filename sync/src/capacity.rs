@@ -12,6 +12,12 @@ use crate::{Error, Page, PageRequest, RateLimiter};
 const PAGE: u32 = 500;
 
 /// How much one entity has left of a limit.
+///
+/// ```
+/// # use zae_limiter::{EntityCapacity};
+/// let key = EntityCapacity { entity_id: "key-1".into(), capacity: 100, available: 25 };
+/// assert_eq!(key.utilization_pct(), 75.0);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntityCapacity {
     /// Which entity.
@@ -25,6 +31,8 @@ pub struct EntityCapacity {
 
 /// How much the entities that use a resource have left of a limit, each and together
 /// ([`RateLimiter::get_resource_capacity`]).
+///
+/// See the example there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceCapacity {
     /// Of what.
@@ -41,6 +49,8 @@ pub struct ResourceCapacity {
 
 impl EntityCapacity {
     /// The part of the capacity that is used, in percent: above 100 in debt, never below 0.
+    ///
+    /// See the example of [`EntityCapacity`].
     #[must_use]
     pub fn utilization_pct(&self) -> f64 {
         utilization_pct(self.capacity, self.available)
@@ -50,6 +60,8 @@ impl EntityCapacity {
 impl ResourceCapacity {
     /// The part of the total capacity that is used, in percent: above 100 in debt, never below 0,
     /// and 0 without any entity.
+    ///
+    /// See the example of [`RateLimiter::get_resource_capacity`].
     #[must_use]
     pub fn utilization_pct(&self) -> f64 {
         utilization_pct(self.total_capacity, self.total_available)
@@ -126,6 +138,29 @@ impl RateLimiter {
     /// One page of the entities that [`get_resource_capacity`](Self::get_resource_capacity) adds
     /// up, for who has too many to hold at once. Buckets without the limit, and with
     /// `parents_only` children, leave gaps: a page may be short, even empty, with more to come.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, Mode, PageRequest, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().mode(Mode::Strict).connect().await?;
+    /// # let limits = [Limit::per_day("tokens", 100)?];
+    /// for user in ["ada", "bob", "eve"] {
+    ///     let acquire = limiter.acquire(user, "gpt-4").limits(&limits);
+    ///     acquire.consume("tokens", 90).await?.commit();
+    /// }
+    /// let mut request = PageRequest::default().size(2);
+    /// loop {
+    ///     let page = limiter.list_resource_capacity("gpt-4", "tokens", false, &request).await?;
+    ///     for user in page.items {
+    ///         println!("{}: {} left", user.entity_id, user.available);
+    ///     }
+    ///     match page.next {
+    ///         Some(next) => request = request.after(next),
+    ///         None => break,
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`get_resource_capacity`](Self::get_resource_capacity).

@@ -198,6 +198,11 @@ impl Engine {
         &self.waiting[(at ^ at >> 8) % self.waiting.len()]
     }
 
+    /// Wakes everybody who waits for tokens of the bucket.
+    pub(crate) fn wake(&self, bucket: &Arc<Bucket>) {
+        self.waiting_for(bucket).notify_waiters();
+    }
+
     /// Wakes everybody who waits for anything.
     pub(crate) fn wake_all(&self) {
         self.waiting.iter().for_each(Notify::notify_waiters);

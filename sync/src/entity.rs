@@ -6,15 +6,43 @@ use serde::{Deserialize, Serialize};
 use zae_limiter_core::{ValidationError, WallTime};
 
 /// The longest name of an entity, and the longest key of its metadata, in bytes.
+///
+/// ```
+/// # use zae_limiter::{ENTITY_TEXT_LEN_MAX, NewEntity, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let name = "x".repeat(ENTITY_TEXT_LEN_MAX + 1);
+/// assert!(limiter.create_entity(NewEntity::new("user-1").name(name)).await.is_err());
+/// # Ok(()) }
+/// ```
 pub const ENTITY_TEXT_LEN_MAX: usize = 1_024;
 /// The most metadata of an entity, in bytes: keys and values, and eight for each pair. An item of
 /// DynamoDB holds 400 kB.
+///
+/// ```
+/// # use zae_limiter::{METADATA_LEN_MAX, NewEntity, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let user = NewEntity::new("user-1").metadata("notes", "x".repeat(METADATA_LEN_MAX));
+/// assert!(limiter.create_entity(user).await.is_err());
+/// # Ok(()) }
+/// ```
 pub const METADATA_LEN_MAX: usize = 350_000;
 
 use crate::checked;
 
 /// Somebody or something that is limited: a user, an API key, a project. An entity may have a
 /// parent, whose limits a cascading acquire charges too.
+///
+/// ```
+/// # use zae_limiter::{NewEntity, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let user = limiter.create_entity(NewEntity::new("user-1").name("Ada")).await?;
+/// assert_eq!((user.id.as_str(), user.name.as_str()), ("user-1", "Ada"));
+/// assert!(user.is_parent() && !user.is_child());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     /// Its identifier, unique in the table.
@@ -36,12 +64,16 @@ pub struct Entity {
 
 impl Entity {
     /// Whether it has no parent.
+    ///
+    /// See the example of [`Entity`].
     #[must_use]
     pub fn is_parent(&self) -> bool {
         self.parent_id.is_none()
     }
 
     /// Whether it has a parent.
+    ///
+    /// See the example of [`Entity`].
     #[must_use]
     pub fn is_child(&self) -> bool {
         self.parent_id.is_some()

@@ -128,6 +128,8 @@ pub enum Error {
 /// | `VersionMismatchError` | [`VersionMismatch`](Self::VersionMismatch) |
 /// | `IncompatibleSchemaError` | [`IncompatibleSchema`](Self::IncompatibleSchema) |
 /// | `InvalidIdentifierError`, `InvalidNameError` | [`Validation`](Self::Validation), told apart by [`ValidationError::kind`] |
+///
+/// See the example of [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -164,6 +166,8 @@ pub enum ErrorKind {
 
 impl Error {
     /// What sort of error it is.
+    ///
+    /// See the example of [`Error`].
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -188,6 +192,23 @@ impl Error {
     }
 
     /// The rejection, if it is one.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_hour("jobs", 1)?];
+    /// let acquire = || limiter.acquire("user", "batch").limits(&limits).consume("jobs", 1);
+    /// acquire().await?.commit();
+    /// match acquire().await {
+    ///     Ok(lease) => lease.commit(),
+    ///     Err(error) => match error.as_exceeded() {
+    ///         Some(exceeded) => println!("try again in {:?}", exceeded.retry_after()),
+    ///         None => return Err(error),
+    ///     },
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn as_exceeded(&self) -> Option<&RateLimitExceeded> {
         match self {

@@ -8,6 +8,19 @@ use serde_json::Value;
 use crate::{Limit, http};
 
 /// One limit, as it stands for an acquire.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_day("jobs", 10)?];
+/// let acquire = || limiter.acquire("user", "batch").limits(&limits);
+/// acquire().consume("jobs", 8).await?.commit();
+/// let status = &acquire().consume("jobs", 5).check().await?[0];
+/// assert_eq!((status.available, status.requested, status.exceeded), (2, 5, true));
+/// assert_eq!(status.deficit(), 3);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitStatus {
     /// Whose bucket it is: the entity or its parent.
@@ -16,7 +29,10 @@ pub struct LimitStatus {
     pub resource: String,
     /// The limit.
     pub limit: Limit,
-    /// Tokens that could be had, as far as this process knows; negative: debt.
+    /// Tokens that the bucket holds for this acquire, as far as this process knows: the
+    /// [estimate](crate::Available::estimate), without what callers wait for in line. Where the
+    /// limit refused, it is less than was asked for. Negative: debt, or refill to come that is
+    /// spoken for.
     pub available: i64,
     /// Tokens that were asked for.
     pub requested: u64,
@@ -28,6 +44,8 @@ pub struct LimitStatus {
 
 impl LimitStatus {
     /// Tokens that are missing of what was asked for.
+    ///
+    /// See the example of [`LimitStatus`].
     #[must_use]
     pub fn deficit(&self) -> u64 {
         let missing = i128::from(self.requested) - i128::from(self.available);
@@ -77,34 +95,65 @@ pub struct RateLimitExceeded {
 }
 
 impl RateLimitExceeded {
-    pub(crate) fn new(statuses: Vec<LimitStatus>) -> Self {
+    pub(crate) fn new(mut statuses: Vec<LimitStatus>) -> Self {
         debug_assert!(statuses.iter().any(|status| status.exceeded));
+        for status in statuses.iter_mut().filter(|status| status.exceeded) {
+            // What was refused is not there, though an estimate may say otherwise.
+            let requested = i64::try_from(status.requested).unwrap_or(i64::MAX);
+            status.available = status.available.min(requested - 1);
+        }
         Self { statuses }
     }
 
     /// Every limit of the acquire.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?, Limit::per_hour("pages", 100)?];
+    /// let acquire = || limiter.acquire("user", "batch").limits(&limits).consume("jobs", 10);
+    /// acquire().await?.commit();
+    /// let refused = acquire().consume("pages", 1).await.unwrap_err();
+    /// let exceeded = refused.as_exceeded().unwrap();
+    /// assert_eq!(exceeded.statuses().len(), 2);
+    /// assert_eq!(exceeded.passed().next().unwrap().limit.name(), "pages");
+    /// assert_eq!(exceeded.violations().count(), 1);
+    /// let primary = exceeded.primary_violation().unwrap();
+    /// assert_eq!(primary.limit.name(), "jobs");
+    /// assert_eq!(exceeded.retry_after(), primary.retry_after);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn statuses(&self) -> &[LimitStatus] {
         &self.statuses
     }
 
     /// The limits that refused.
+    ///
+    /// See the example of [`statuses`](Self::statuses).
     pub fn violations(&self) -> impl Iterator<Item = &LimitStatus> {
         self.statuses.iter().filter(|status| status.exceeded)
     }
 
     /// The limits that did not.
+    ///
+    /// See the example of [`statuses`](Self::statuses).
     pub fn passed(&self) -> impl Iterator<Item = &LimitStatus> {
         self.statuses.iter().filter(|status| !status.exceeded)
     }
 
     /// The limit that takes longest.
+    ///
+    /// See the example of [`statuses`](Self::statuses).
     #[must_use]
     pub fn primary_violation(&self) -> Option<&LimitStatus> {
         self.violations().max_by_key(|status| status.retry_after)
     }
 
     /// How long until all of it may be had.
+    ///
+    /// See the example of [`statuses`](Self::statuses).
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         let longest = self.primary_violation();
@@ -112,24 +161,45 @@ impl RateLimitExceeded {
     }
 
     /// The value of the HTTP field `Retry-After`: whole seconds, rounded up.
+    ///
+    /// See the example of [`RateLimitExceeded`].
     #[must_use]
     pub fn retry_after_header(&self) -> String {
         http::seconds(self.retry_after()).to_string()
     }
 
     /// The value of the HTTP field `RateLimit`: [`http::rate_limit`].
+    ///
+    /// See the example of [`RateLimitExceeded`].
     #[must_use]
     pub fn rate_limit_header(&self) -> String {
         http::rate_limit(&self.statuses)
     }
 
     /// The value of the HTTP field `RateLimit-Policy`: [`http::rate_limit_policy`].
+    ///
+    /// See the example of [`RateLimitExceeded`].
     #[must_use]
     pub fn rate_limit_policy_header(&self) -> String {
         http::rate_limit_policy(&self.statuses)
     }
 
     /// The serialised form as a JSON value, to add to.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// # let limits = [Limit::per_minute("rpm", 100)?];
+    /// # let acquire = || limiter.acquire("user-1", "gpt-4").limits(&limits).consume("rpm", 100);
+    /// # acquire().await?.commit();
+    /// # let refused = acquire().await.unwrap_err();
+    /// # let exceeded = refused.as_exceeded().unwrap();
+    /// let mut body = exceeded.as_json();
+    /// body["support"] = "https://example.com/limits".into();
+    /// assert_eq!(body["error"], "rate_limit_exceeded");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn as_json(&self) -> Value {
         // Strings, numbers and flags: there is nothing in it that JSON does not have.

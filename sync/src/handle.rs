@@ -50,6 +50,21 @@ impl BucketHandle {
 
     /// As [`Acquire::try_acquire`], on this bucket.
     ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_second("rps", 1_000)?];
+    /// let bucket = limiter.acquire("key-1", "search").limits(&limits).handle().await?;
+    /// bucket.acquire(&[("rps", 1)]).await?.commit(); // fetches a block
+    /// bucket.acquire(&[("rps", 1)]).await?.commit();
+    /// match bucket.try_acquire(&[("rps", 1)]) {
+    ///     Ok(lease) => lease.commit(),
+    ///     Err(error) => println!("not now: {error}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`Acquire::try_acquire`].
     #[inline]
@@ -61,6 +76,8 @@ impl BucketHandle {
     }
 
     /// As an awaited [`Acquire`], on this bucket.
+    ///
+    /// See the example of [`BucketHandle`].
     ///
     /// # Errors
     /// As an [`Acquire`].

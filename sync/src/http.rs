@@ -34,6 +34,8 @@ const INTEGER_MAX: u64 = 999_999_999_999_999;
 ///
 /// It is an estimate, as the statuses are. No `t` is greater than the value of `Retry-After` for
 /// the same statuses.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn rate_limit(statuses: &[LimitStatus]) -> String {
     list(statuses, |status, item| {
@@ -48,6 +50,8 @@ pub fn rate_limit(statuses: &[LimitStatus]) -> String {
 
 /// The value of `RateLimit-Policy`: of each limit the tokens that flow in (`q`) per refill period
 /// (`w`, in seconds). Empty if there are no statuses: then leave the field out.
+///
+/// See the example of the [module](self).
 #[must_use]
 pub fn rate_limit_policy(statuses: &[LimitStatus]) -> String {
     list(statuses, |status, item| {

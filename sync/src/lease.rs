@@ -29,6 +29,8 @@ pub(crate) enum Payer {
 }
 
 /// How an admission came about while the table could not be used.
+///
+/// See the example of [`Lease::degraded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -57,6 +59,20 @@ pub(crate) struct Part<'a> {
 ///
 /// A lease borrows from the limiter and from what the acquire was given;
 /// [`into_owned`](Self::into_owned) frees it of that, to be moved into a task.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_day("tokens", 1_000)?];
+/// let acquire = limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 500);
+/// let mut lease = acquire.await?; // an estimate
+/// lease.consume("tokens", 100).await?; // more, if the limit allows it
+/// lease.adjust("tokens", -80).await?; // what it took in the end
+/// assert_eq!(lease.consumed()["tokens"], 520);
+/// lease.commit(); // as dropping it does
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a lease that is dropped keeps what was consumed; drop it explicitly if that is meant"]
 pub struct Lease<'a>(Kind<'a>);
@@ -186,6 +202,22 @@ impl<'a> Lease<'a> {
 
     /// How it was admitted, if that was without the table's tokens, because the table could not be
     /// used ([`FailureMode`]).
+    ///
+    /// ```
+    /// # use zae_limiter::{Degraded, FailureMode, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::{Fault, FaultyStore, MemoryStore};
+    ///
+    /// let table = FaultyStore::new(MemoryStore::new());
+    /// let limiter = RateLimiter::builder("my-app").store(table.clone());
+    /// let limiter = limiter.failure_mode(FailureMode::Open).connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+    /// assert_eq!(acquire().strict(true).await?.degraded(), None);
+    /// table.fail_all(Some(Fault::Unreachable));
+    /// assert_eq!(acquire().strict(true).await?.degraded(), Some(Degraded::Open));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn degraded(&self) -> Option<Degraded> {
         let Kind::Held(held) = &self.0 else {
@@ -199,12 +231,16 @@ impl<'a> Lease<'a> {
     }
 
     /// Whether it was admitted without the table's tokens.
+    ///
+    /// See the example of [`degraded`](Self::degraded).
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.degraded().is_some()
     }
 
     /// Tokens consumed by now, by limit name; what a parent was charged with is not added.
+    ///
+    /// See the example of [`Lease`].
     #[must_use]
     pub fn consumed(&self) -> BTreeMap<&str, u64> {
         let (limits, charges) = match &self.0 {
@@ -219,6 +255,17 @@ impl<'a> Lease<'a> {
 
     /// How each limit stands now, as far as this process knows, for as much again as was consumed:
     /// an estimate, without asking the table. [`http`](crate::http) makes headers of it.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let lease = limiter.acquire("user", "batch").limits(&limits).consume("jobs", 8).await?;
+    /// let status = &lease.statuses()[0];
+    /// assert_eq!((status.available, status.exceeded), (2, true)); // not another 8
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn statuses(&self) -> Vec<LimitStatus> {
         let looked_up;
@@ -234,6 +281,18 @@ impl<'a> Lease<'a> {
     }
 
     /// The same lease without anything borrowed.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let lease = limiter.acquire("user", "batch").limits(&limits).consume("jobs", 8).await?;
+    /// let mut lease = lease.into_owned();
+    /// let task = tokio::spawn(async move { lease.adjust("jobs", -3).await });
+    /// task.await.unwrap()?;
+    /// # Ok(()) }
+    /// ```
     pub fn into_owned(self) -> Lease<'static> {
         let held = self.into_held();
         let engine = (*held.engine).clone();
@@ -250,6 +309,19 @@ impl<'a> Lease<'a> {
 
     /// Consumes more, if the limits allow it.
     ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let mut lease = limiter.acquire("user", "batch").limits(&limits).consume("jobs", 4).await?;
+    /// lease.consume("jobs", 5).await?;
+    /// let refused = lease.consume("jobs", 5).await.unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::RateLimitExceeded);
+    /// assert_eq!(lease.consumed()["jobs"], 9);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As an acquire; then nothing more was consumed.
     pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
@@ -257,7 +329,7 @@ impl<'a> Lease<'a> {
         held.child().slot(name)?;
         let more: SmallVec<[Payer; 2]> = {
             let parts = held.parts.iter();
-            let targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
+            let mut targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
             let payer = held.child().payer;
             let admission = Admission {
                 engine: &held.engine,
@@ -272,7 +344,8 @@ impl<'a> Lease<'a> {
             for target in &targets {
                 target.request().validate()?;
             }
-            let within = tokio::time::timeout(held.engine.acquire_timeout, admission.pay(&targets));
+            let within = admission.pay(&mut targets);
+            let within = tokio::time::timeout(held.engine.acquire_timeout, within);
             let more = match within.await {
                 Ok(lease) => lease?,
                 Err(_) => admission.fail(&targets, 0, None)?,
@@ -296,6 +369,19 @@ impl<'a> Lease<'a> {
     ///
     /// In leased mode the correction is noted here and now, and reaches the table with the next
     /// renewal. In strict mode it is one write.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("tokens", 1_000)?];
+    /// let acquire = || limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 900);
+    /// let mut lease = acquire().await?;
+    /// lease.adjust("tokens", 400).await?; // it was 1,300: 300 of debt
+    /// assert_eq!(limiter.available("user", "gpt-4", &limits).await?[0].estimate, -300);
+    /// assert!(acquire().await.is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`] for an unknown limit, or if more is given back than was consumed;
@@ -332,6 +418,18 @@ impl<'a> Lease<'a> {
 
     /// Gives `tokens` of a limit back: `adjust(name, -tokens)`.
     ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("tokens", 1_000)?];
+    /// let mut lease = limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 900).await?;
+    /// lease.release("tokens", 650).await?;
+    /// assert_eq!(lease.consumed()["tokens"], 250);
+    /// assert!(lease.release("tokens", 251).await.is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`adjust`](Self::adjust).
     pub async fn release(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
@@ -340,10 +438,23 @@ impl<'a> Lease<'a> {
     }
 
     /// Keeps what was consumed, as dropping the lease does.
+    ///
+    /// See the example of [`Lease`].
     pub fn commit(self) {}
 
     /// Gives back all that was consumed. A credit that does not reach the table is lost, never
     /// repeated: that only admits less, until refill heals it.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let acquire = || limiter.acquire("user", "batch").limits(&limits).consume("jobs", 10).strict(true);
+    /// acquire().await?.rollback().await;
+    /// acquire().await?.commit(); // all ten are there again
+    /// # Ok(()) }
+    /// ```
     pub async fn rollback(self) {
         let held = self.into_held();
         for part in &held.parts {
@@ -387,6 +498,7 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: named.into_iter().collect(),
+            in_turn: false,
         }
     }
 
@@ -397,13 +509,14 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: self.charges.iter().map(named).collect(),
+            in_turn: false,
         }
     }
 
     async fn charge(&self, engine: &Engine, name: &str, correction: &Charges) -> Result<(), Error> {
         let tokens = correction.iter().map(|(_, tokens)| tokens).sum();
         match self.payer {
-            Payer::Block { .. } => {
+            Payer::Block { .. } if self.bucket.has_room_for(&self.limits, correction) => {
                 let limit = self.limits.iter().find(|limit| limit.name() == name);
                 let charge = |limit| self.bucket.charge_anyway(&engine.clock, limit, tokens);
                 if limit.is_some_and(charge) {
@@ -411,7 +524,7 @@ impl Part<'_> {
                 }
                 Ok(())
             }
-            Payer::Table => {
+            Payer::Block { .. } | Payer::Table => {
                 let debit = Change::DebitAnyway;
                 let debit = strict::change(engine, debit, &self.bucket, &self.limits, correction);
                 let unavailable =
@@ -429,15 +542,18 @@ impl Part<'_> {
     }
 
     async fn give_back(&self, engine: &Engine, charges: &Charges) {
-        match self.payer {
-            Payer::Table => {
-                let credit = Change::Credit;
-                // If it fails for sure, the reconciler makes it good.
-                let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
-            }
-            Payer::Block { .. } | Payer::Nobody | Payer::Share(_) => {
-                self.give_back_later(engine, charges);
-            }
+        let table = match self.payer {
+            Payer::Table => true,
+            Payer::Block { .. } => !self.bucket.has_room_for(&self.limits, charges),
+            Payer::Nobody | Payer::Share(_) => false,
+        };
+        if table {
+            let credit = Change::Credit;
+            // If it fails for sure, the reconciler makes it good.
+            let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
+            engine.wake(self.bucket.bucket());
+        } else {
+            self.give_back_later(engine, charges);
         }
     }
 
@@ -456,6 +572,7 @@ impl Part<'_> {
         if bucket.give_back(clock, generation, &self.limits, charges) {
             engine.tell(bucket);
         }
+        engine.wake(bucket.bucket());
     }
 }
 

@@ -18,6 +18,23 @@ use crate::{Available, Error, Limit, version};
 /// Cheap to clone; clones share everything. Must be made inside a tokio runtime, on which its
 /// reconciler runs. Call [`shutdown`](Self::shutdown) before the process ends, so that the tokens
 /// in hand go back to the table at once and not only by refill.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// use std::time::Duration;
+///
+/// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let another = limiter.clone();
+/// let task = tokio::spawn(async move {
+///     let limits = [Limit::per_minute("rpm", 100)?];
+///     let acquire = another.acquire("user", "api").limits(&limits).consume("rpm", 1);
+///     acquire.await.map(drop)
+/// });
+/// task.await.unwrap()?;
+/// limiter.shutdown(Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     pub(crate) engine: Arc<Engine>,
@@ -31,6 +48,8 @@ pub struct RateLimiter {
 
 impl RateLimiter {
     /// A builder of a limiter on the table `ZAEL-{name}`.
+    ///
+    /// See the example of [`RateLimiterBuilder`].
     pub fn builder(name: impl Into<String>) -> RateLimiterBuilder {
         RateLimiterBuilder {
             name: name.into(),
@@ -44,6 +63,8 @@ impl RateLimiter {
     }
 
     /// Begins an acquire of tokens of `resource` for `entity_id`.
+    ///
+    /// See the example of [`Acquire`].
     #[inline]
     pub fn acquire<'a>(&'a self, entity_id: &'a str, resource: &'a str) -> Acquire<'a> {
         Acquire::new(&self.engine, entity_id, resource)
@@ -51,6 +72,17 @@ impl RateLimiter {
 
     /// How much of each limit may be consumed, without consuming it:
     /// [`acquire(..).limits(..).available()`](Acquire::available).
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_minute("rpm", 100)?, Limit::per_minute("tpm", 10_000)?];
+    /// for limit in limiter.available("user", "gpt-4", &limits).await? {
+    ///     println!("{}: {}", limit.limit_name, limit.estimate);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Validation`], [`Error::Unavailable`] and [`Error::Store`].
@@ -65,12 +97,22 @@ impl RateLimiter {
     }
 
     /// The table's full name.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// assert_eq!(limiter.table_name(), "ZAEL-my-app");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn table_name(&self) -> &str {
         &self.engine.name
     }
 
     /// What has been counted so far.
+    ///
+    /// See the example of [`Metrics`].
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let engine = &self.engine;
@@ -87,6 +129,20 @@ impl RateLimiter {
     /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the
     /// limiter are shut down; their acquires answer [`Error::Closed`]. What cannot be given back
     /// within `deadline` expires, and refill replaces it.
+    ///
+    /// ```
+    /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// use std::time::Duration;
+    ///
+    /// let closed = limiter.shutdown(Duration::from_secs(5)).await;
+    /// assert_eq!(closed.unreturned, 0);
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+    /// assert_eq!(acquire.await.unwrap_err().kind(), ErrorKind::Closed);
+    /// # Ok(()) }
+    /// ```
     pub async fn shutdown(&self, deadline: Duration) -> Closed {
         let closed = self.driver.close(deadline).await;
         closed.unwrap_or(Closed { unreturned: 0 })
@@ -97,7 +153,20 @@ impl RateLimiter {
 ///
 /// What is set here wins over the environment
 /// ([`MODE_VARIABLE`](crate::settings::MODE_VARIABLE) and its like), and that over
-/// [`settings`](Self::settings).
+/// [`settings`](Self::settings), in whatever order they are called.
+///
+/// ```no_run
+/// # use zae_limiter::{FailureMode, Mode, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// let limiter = RateLimiter::builder("my-app") // the table ZAEL-my-app
+///     .region("us-east-1")
+///     .endpoint_url("http://localhost:4566") // an emulator; leave it out for AWS
+///     .mode(Mode::leased())
+///     .failure_mode(FailureMode::Closed)
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until connect is called"]
 pub struct RateLimiterBuilder {
@@ -112,36 +181,79 @@ pub struct RateLimiterBuilder {
 
 impl RateLimiterBuilder {
     /// All settings that are plain data. Default: [`Settings::default`].
+    ///
+    /// ```
+    /// # use zae_limiter::{LeasedOptions, Mode, RateLimiter, Settings};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let settings = Settings {
+    ///     mode: Mode::Leased(LeasedOptions { lease_ttl_ms: 3_000, ..LeasedOptions::default() }),
+    ///     limits_ttl_ms: 5_000,
+    ///     ..Settings::default()
+    /// };
+    /// let limiter = RateLimiter::builder("my-app").settings(settings).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
     /// How acquires are paid. Default: leased.
+    ///
+    /// ```
+    /// # use zae_limiter::{Mode, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").mode(Mode::Strict).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn mode(mut self, mode: Mode) -> Self {
         self.overrides.mode = Some(mode);
         self
     }
 
     /// What an acquire answers when the table cannot be reached. Default: closed.
+    ///
+    /// ```
+    /// # use zae_limiter::{FailureMode, RateLimiter, Share};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let tenth = FailureMode::Local(Share::new(0.1)?); // of a fleet of ten
+    /// let limiter = RateLimiter::builder("my-app").failure_mode(tenth).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn failure_mode(mut self, failure_mode: FailureMode) -> Self {
         self.overrides.failure_mode = Some(failure_mode);
         self
     }
 
     /// The AWS region. Default: what the AWS configuration says.
+    ///
+    /// See the example of [`RateLimiterBuilder`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.settings.region = Some(region.into());
+        self.overrides.region = Some(region.into());
         self
     }
 
     /// Another endpoint than the region's, as a URL. Default: none.
+    ///
+    /// See the example of [`RateLimiterBuilder`].
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
-        self.settings.endpoint_url = Some(url.into());
+        self.overrides.endpoint_url = Some(url.into());
         self
     }
 
     /// Whether connecting may write the version record that a table lacks. Default: true.
+    ///
+    /// Deployed functions are not brought up to date by this, as they were by the Python library:
+    /// `zae-limiter upgrade` and `deploy` do that, and the builder's `stack` (of the crate's
+    /// feature of that name), where the aggregator's program is installed.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// // An application that may only read and acquire leaves the record to who deploys.
+    /// let limiter = RateLimiter::builder("my-app").auto_update(false).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn auto_update(mut self, auto_update: bool) -> Self {
         self.overrides.auto_update = Some(auto_update);
         self
@@ -149,6 +261,14 @@ impl RateLimiterBuilder {
 
     /// Whether functions that were deployed by a version too old for this one keep the limiter
     /// from connecting; else the log says so. Default: true.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// // Usage may be counted wrong for a while; limiting does not depend on it.
+    /// let limiter = RateLimiter::builder("my-app").strict_version(false).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn strict_version(mut self, strict: bool) -> Self {
         self.overrides.strict_version = Some(strict);
         self
@@ -156,29 +276,79 @@ impl RateLimiterBuilder {
 
     /// Whether the limiter connects to a table of whatever version. What it does there is not
     /// foreseen, unless the table is all right but for its record. Default: false.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").skip_version_check(true).in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn skip_version_check(mut self, skip: bool) -> Self {
         self.overrides.skip_version_check = Some(skip);
         self
     }
 
     /// A store of one's own making. Default: DynamoDB.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::MemoryStore;
+    ///
+    /// let table = MemoryStore::new(); // two processes of a fleet, in one test
+    /// let one = RateLimiter::builder("my-app").store(table.clone()).connect().await?;
+    /// let two = RateLimiter::builder("my-app").store(table).connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn store(mut self, store: impl Store) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
     /// A table of its own in memory, for tests.
+    ///
+    /// ```
+    /// # use zae_limiter::{RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn in_memory(self) -> Self {
         self.store(MemoryStore::new())
     }
 
     /// Where time comes from. Default: the system's clocks.
+    ///
+    /// ```
+    /// # use zae_limiter::{Clock, Limit, Mode, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let (clock, hands) = Clock::manual();
+    /// let builder = RateLimiter::builder("my-app").clock(clock).mode(Mode::Strict);
+    /// let limiter = builder.in_memory().connect().await?;
+    /// let limits = [Limit::per_hour("jobs", 1)?];
+    /// let acquire = || limiter.acquire("user", "batch").limits(&limits).consume("jobs", 1);
+    /// acquire().await?.commit();
+    /// assert!(acquire().await.is_err());
+    /// hands.advance(Duration::from_secs(3_600));
+    /// acquire().await?.commit();
+    /// # Ok(()) }
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
+    /// What is set, by whatever way.
+    pub(crate) fn all_settings(&self) -> Result<Settings, Error> {
+        let settings = self.settings.clone().overridden_by_environment()?;
+        Ok(self.overrides.clone().over(settings))
+    }
+
     /// Makes sure that the table may be used, and starts the reconciler.
+    ///
+    /// See the example of [`RateLimiterBuilder`].
     ///
     /// # Errors
     /// [`Error::Validation`] for a name that no limiter can have, [`Error::Settings`],
@@ -187,13 +357,13 @@ impl RateLimiterBuilder {
     /// version of the crate.
     pub async fn connect(self) -> Result<RateLimiter, Error> {
         let table_name = table_name(&self.name)?;
-        let settings = self.settings.overridden_by_environment()?;
-        let settings = self.overrides.over(settings);
+        let settings = self.all_settings()?;
         settings.validate()?;
         #[cfg(feature = "stack")]
-        if let Some(options) = &self.stack {
-            crate::stack::ensure(&self.name, &settings, options).await?;
-        }
+        let deployed = match &self.stack {
+            Some(options) => crate::stack::connect(&self.name, &settings, options).await?,
+            None => None,
+        };
         let store = match self.store {
             Some(store) => store,
             None => {
@@ -207,6 +377,10 @@ impl RateLimiterBuilder {
                 Arc::new(DynamoDbStore::connect(options).await?)
             }
         };
+        #[cfg(feature = "stack")]
+        if let Some(deployed) = deployed {
+            crate::stack::record(&*store, &deployed, &self.clock).await?;
+        }
         if settings.skip_version_check {
             store.check().await?;
         } else {

@@ -9,16 +9,30 @@ use crate::target::{Target, Targets};
 use crate::{Acquire, Error, LimitStatus, status};
 
 /// How much of a limit may be consumed.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_day("tokens", 1_000)?];
+/// limiter.acquire("user", "gpt-4").limits(&limits).consume("tokens", 400).await?.commit();
+/// let tokens = &limiter.available("user", "gpt-4", &limits).await?[0];
+/// assert_eq!((tokens.limit_name.as_str(), tokens.estimate), ("tokens", 600));
+/// assert!(tokens.age.is_some());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Available {
     /// Whose bucket it is: the entity's or its parent's.
     pub entity_id: String,
     /// The limit's name.
     pub limit_name: String,
-    /// Tokens that are surely spendable here and now, without the table.
+    /// Tokens that are surely spendable here and now, without the table. None of those that
+    /// callers wait for in line ([`Acquire::wait_up_to`]).
     pub in_hand: u64,
     /// The best estimate for the whole bucket: what is in hand, and what the table held when it
-    /// was last seen, with the refill since. Negative: debt.
+    /// was last seen, with the refill since, without what callers of this process wait for in line.
+    /// Negative: debt, or refill to come that is spoken for.
     pub estimate: i64,
     /// How old the estimate is; none if the table has no such bucket, which is then full.
     pub age: Option<Duration>,
@@ -48,7 +62,9 @@ impl<'a> Acquire<'a> {
     pub async fn available(self) -> Result<Vec<Available>, Error> {
         let mut available = Vec::new();
         for target in self.looked_at().await? {
-            let known = target.bucket.knowledge(&self.admission.engine.clock, &[]);
+            let known = target
+                .bucket
+                .knowledge(&self.admission.engine.clock, &target.request());
             for limit in target.limits.iter() {
                 let found = known.iter().find(|(known, _)| known.name() == limit.name());
                 let known = found.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
@@ -66,6 +82,18 @@ impl<'a> Acquire<'a> {
 
     /// How each limit would answer this acquire, which is not made. An estimate, as
     /// [`available`](Self::available) is: others may come first.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("jobs", 10)?, Limit::per_minute("rpm", 60)?];
+    /// let acquire = limiter.acquire("user", "batch").limits(&limits);
+    /// for status in acquire.consume("jobs", 10).consume("rpm", 1).check().await? {
+    ///     assert!(!status.exceeded);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`available`](Self::available).
@@ -108,9 +136,10 @@ impl<'a> Acquire<'a> {
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));
             }
         };
-        for Target { bucket, limits, .. } in &targets {
-            bucket.declare(&engine.shared(limits));
-            let known = bucket.knowledge(&engine.clock, &[]);
+        for target in &targets {
+            let Target { bucket, limits, .. } = target;
+            bucket.declare(&engine.shared(limits))?;
+            let known = bucket.knowledge(&engine.clock, &target.request());
             if self.admission.strict || known.iter().any(|(_, known)| known.age.is_none()) {
                 let sent = engine.clock.now();
                 let item = engine.read(bucket).await?;

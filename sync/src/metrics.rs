@@ -69,6 +69,18 @@ impl Counters {
 /// What a limiter has counted since it was connected
 /// ([`RateLimiter::metrics`](crate::RateLimiter::metrics)). Each number is exact; together they
 /// are not of one moment.
+///
+/// ```
+/// # use zae_limiter::{Limit, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let limits = [Limit::per_day("jobs", 10)?];
+/// limiter.acquire("user", "batch").limits(&limits).consume("jobs", 1).await?.commit();
+/// let metrics = limiter.metrics();
+/// assert_eq!((metrics.writes, metrics.cached_buckets), (1, 1));
+/// assert!(!metrics.breaker_open);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)] // those of another version may count something else
 #[non_exhaustive]

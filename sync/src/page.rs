@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A part of a list.
+///
+/// See the example of [`PageRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// What is on it. It may be less than was asked for, even nothing, with more to come.
@@ -48,6 +50,8 @@ pub struct PageToken(String);
 
 impl PageToken {
     /// The text.
+    ///
+    /// See the example of [`PageToken`].
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -104,12 +108,16 @@ impl Default for PageRequest {
 
 impl PageRequest {
     /// The same page, with at most this many items. Default: 100.
+    ///
+    /// See the example of [`PageRequest`].
     pub fn size(mut self, size: u32) -> Self {
         self.size = size;
         self
     }
 
     /// The page that begins at `token`. Default: the first.
+    ///
+    /// See the example of [`PageRequest`].
     pub fn after(mut self, token: PageToken) -> Self {
         self.after = Some(token);
         self

@@ -127,6 +127,7 @@ impl<'a> Acquire<'a> {
             bucket: engine.bucket(entity_id, self.resource, &limits)?,
             limits,
             consume,
+            in_turn: false,
         };
         if self.stored {
             if target.limits.is_empty() {

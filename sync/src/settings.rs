@@ -8,6 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Share, ValidationError};
 
 /// How acquires are paid.
+///
+/// ```
+/// # use zae_limiter::{Mode, Settings};
+/// assert_eq!(Settings::default().mode, Mode::leased());
+/// let strict: Mode = serde_json::from_str(r#""strict""#).unwrap();
+/// assert_eq!(strict, Mode::Strict);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -19,6 +26,8 @@ pub enum Mode {
 
 impl Mode {
     /// Leased mode as it is set by default.
+    ///
+    /// See the example of [`Mode`].
     #[must_use]
     pub fn leased() -> Self {
         Self::Leased(LeasedOptions::default())
@@ -32,6 +41,12 @@ impl Default for Mode {
 }
 
 /// How blocks are held in leased mode. All processes of a table should have the same.
+///
+/// ```
+/// # use zae_limiter::{LeasedOptions, Mode};
+/// // Fewer writes; what a crash costs, and the bound, grow.
+/// let mode = Mode::Leased(LeasedOptions { renewal_interval_ms: 2_000, lease_ttl_ms: 10_000 });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeasedOptions {
@@ -154,7 +169,9 @@ pub struct Settings {
     pub cascade_by_entity: bool,
     /// How long a bucket that nobody uses stays in memory, in milliseconds. Default: 600000.
     pub idle_ttl_ms: u64,
-    /// Whether connecting may write the version record that a table lacks. Default: true.
+    /// Whether connecting may write the version record that a table lacks. It does not bring
+    /// functions up to date: see [`auto_update`](crate::RateLimiterBuilder::auto_update). Default:
+    /// true.
     pub auto_update: bool,
     /// Whether functions that were deployed by a version too old for this one keep the limiter
     /// from connecting; else the log says so. Default: true.
@@ -184,10 +201,12 @@ impl Default for Settings {
 }
 
 /// What is set in code, setting by setting: it wins over all else.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     pub(crate) mode: Option<Mode>,
     pub(crate) failure_mode: Option<FailureMode>,
+    pub(crate) region: Option<String>,
+    pub(crate) endpoint_url: Option<String>,
     pub(crate) auto_update: Option<bool>,
     pub(crate) strict_version: Option<bool>,
     pub(crate) skip_version_check: Option<bool>,
@@ -198,6 +217,8 @@ impl Overrides {
         Settings {
             mode: self.mode.unwrap_or(settings.mode),
             failure_mode: self.failure_mode.unwrap_or(settings.failure_mode),
+            region: self.region.or(settings.region),
+            endpoint_url: self.endpoint_url.or(settings.endpoint_url),
             auto_update: self.auto_update.unwrap_or(settings.auto_update),
             strict_version: self.strict_version.unwrap_or(settings.strict_version),
             skip_version_check: (self.skip_version_check).unwrap_or(settings.skip_version_check),
@@ -207,21 +228,43 @@ impl Overrides {
 }
 
 /// The environment variable that overrides the mode: `strict` or `leased`.
+///
+/// See the example of [`Settings::overridden_by_environment`].
 pub const MODE_VARIABLE: &str = "ZAE_LIMITER_MODE";
 /// The environment variable that overrides the failure mode: `closed`, `open`, or `local:` and a
 /// share, as in `local:0.05`.
+///
+/// See the example of [`Settings::overridden_by_environment`].
 pub const FAILURE_MODE_VARIABLE: &str = "ZAE_LIMITER_FAILURE_MODE";
 /// The environment variable that overrides [`Settings::auto_update`]: `true` or `false`.
+///
+/// See the example of [`Settings::overridden_by_environment`].
 pub const AUTO_UPDATE_VARIABLE: &str = "ZAE_LIMITER_AUTO_UPDATE";
 /// The environment variable that overrides [`Settings::strict_version`]: `true` or `false`.
+///
+/// See the example of [`Settings::overridden_by_environment`].
 pub const STRICT_VERSION_VARIABLE: &str = "ZAE_LIMITER_STRICT_VERSION";
 /// The environment variable that overrides [`Settings::skip_version_check`]: `true` or `false`.
+///
+/// See the example of [`Settings::overridden_by_environment`].
 pub const SKIP_VERSION_CHECK_VARIABLE: &str = "ZAE_LIMITER_SKIP_VERSION_CHECK";
 
 impl Settings {
     /// These settings with what the environment overrides: [`MODE_VARIABLE`],
     /// [`FAILURE_MODE_VARIABLE`], [`AUTO_UPDATE_VARIABLE`], [`STRICT_VERSION_VARIABLE`] and
     /// [`SKIP_VERSION_CHECK_VARIABLE`].
+    ///
+    /// ```
+    /// # use zae_limiter::{Settings};
+    /// use zae_limiter::settings::MODE_VARIABLE;
+    ///
+    /// // As connecting does: ZAE_LIMITER_MODE=strict would make it Mode::Strict.
+    /// let settings = Settings::default().overridden_by_environment()?;
+    /// if std::env::var_os(MODE_VARIABLE).is_none() {
+    ///     assert_eq!(settings.mode, Settings::default().mode);
+    /// }
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Settings`] if a variable holds something else than its words.
@@ -260,6 +303,13 @@ impl Settings {
     }
 
     /// Checks all of it, and says all that is wrong.
+    ///
+    /// ```
+    /// # use zae_limiter::{Settings};
+    /// let settings = Settings { idle_ttl_ms: 0, catalog_entries_max: 0, ..Settings::default() };
+    /// let error = settings.validate().unwrap_err().to_string();
+    /// assert!(error.contains("idle_ttl_ms is 0") && error.contains("catalog_entries_max is 0"));
+    /// ```
     ///
     /// # Errors
     /// [`Error::Settings`].
@@ -339,15 +389,20 @@ mod tests {
     fn what_code_says_wins() {
         let settings = Settings {
             auto_update: false,
+            region: Some("us-east-1".to_owned()),
+            endpoint_url: Some("http://there".to_owned()),
             ..Settings::default()
         };
         let overrides = Overrides {
             mode: Some(Mode::Strict),
+            region: Some("eu-west-1".to_owned()),
             auto_update: Some(true),
             ..Overrides::default()
         };
         let expected = Settings {
             mode: Mode::Strict,
+            region: Some("eu-west-1".to_owned()),
+            endpoint_url: Some("http://there".to_owned()),
             ..Settings::default()
         };
         assert_eq!(overrides.over(settings), expected);

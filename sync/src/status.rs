@@ -17,7 +17,7 @@ pub(crate) fn of_blocks(
     let mut statuses = Vec::new();
     for (target, refused) in targets.iter().zip(refused) {
         let bucket = &target.bucket;
-        let knowledge = bucket.knowledge(clock, &target.consume);
+        let knowledge = bucket.knowledge(clock, &target.request());
         for limit in target.limits.iter() {
             let known = knowledge.iter().find(|(l, _)| l.name() == limit.name());
             let known = known.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
@@ -27,7 +27,7 @@ pub(crate) fn of_blocks(
                 entity_id: bucket.key().entity_id().to_owned(),
                 resource: bucket.key().resource().to_owned(),
                 limit: limit.clone(),
-                available: i64::try_from(known.in_hand).unwrap_or(i64::MAX),
+                available: known.estimate,
                 requested,
                 exceeded: refused && short && known.denied,
                 retry_after: if short {
@@ -60,9 +60,11 @@ pub(crate) fn of_table(
         let seen = bucket.seen();
         let found = refused.filter(|(refused, _)| *refused == at);
         let item = found.map_or(seen.item(), |(_, item)| item);
-        for limit in target.limits.iter() {
+        let ahead = bucket.ahead_of(&target.request());
+        for (slot, limit) in target.limits.iter().enumerate() {
             let requested = target.requested(limit.name());
-            let level = plan::level(item, now, limit);
+            let ahead = Ticks::from(ahead.tokens(slot as u32)) * limit.terms().token();
+            let level = plan::level(item, now, limit) - ahead;
             let retry_after = limit.terms().time_until(level, requested);
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
@@ -92,7 +94,7 @@ pub(crate) fn of_table(
 pub(crate) fn estimated(clock: &Clock, targets: &[Target<'_>]) -> Vec<LimitStatus> {
     let mut statuses = Vec::new();
     for target in targets {
-        let known = target.bucket.knowledge(clock, &[]);
+        let known = target.bucket.knowledge(clock, &target.request());
         for limit in target.limits.iter() {
             let found = known.iter().find(|(known, _)| known.name() == limit.name());
             let known = found.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);

@@ -8,6 +8,8 @@ use zae_limiter_core::{ValidationError, schema, validate_identifier, validate_na
 use crate::{Limit, checked};
 
 /// The most limits in a stored set: as many as fit one bucket.
+///
+/// See the example of [`validate_stored_limits`].
 pub const STORED_LIMITS_MAX: usize = zae_limiter_core::LIMITS_MAX;
 
 /// What stands for an entity in events of the limits of all.
@@ -37,6 +39,19 @@ pub struct LimitScope {
 }
 
 /// Who stored limits belong to: all sets of an owner are read at once.
+///
+/// ```
+/// # use zae_limiter::{Limit, LimitOwner, LimitScope, PageRequest, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+/// let scope = LimitScope::resource("gpt-4")?;
+/// assert_eq!(scope.owner(), LimitOwner::Resource("gpt-4".into()));
+/// limiter.set_limits(&scope, &[Limit::per_minute("rpm", 100)?]).await?;
+/// let id = scope.owner().audit_id();
+/// let changes = limiter.get_audit_events(&id, &PageRequest::default()).await?;
+/// assert_eq!(changes.items.len(), 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitOwner {
@@ -79,6 +94,8 @@ impl From<LimitScope> for ScopeFields {
 
 impl LimitScope {
     /// Any entity and any resource.
+    ///
+    /// See the example of [`LimitScope`].
     #[must_use]
     pub fn system() -> Self {
         Self {
@@ -89,6 +106,8 @@ impl LimitScope {
 
     /// Any entity, for one resource.
     ///
+    /// See the example of [`LimitScope`].
+    ///
     /// # Errors
     /// [`ValidationError`] if it is not a valid name.
     pub fn resource(resource: impl Into<String>) -> Result<Self, ValidationError> {
@@ -96,6 +115,8 @@ impl LimitScope {
     }
 
     /// One entity, for any resource.
+    ///
+    /// See the example of [`LimitScope`].
     ///
     /// # Errors
     /// [`ValidationError`] if it is not a valid identifier.
@@ -110,6 +131,8 @@ impl LimitScope {
 
     /// The same entity or entities, for one resource.
     ///
+    /// See the example of [`LimitScope`].
+    ///
     /// # Errors
     /// [`ValidationError`] if it is not a valid name.
     pub fn on(self, resource: impl Into<String>) -> Result<Self, ValidationError> {
@@ -122,18 +145,29 @@ impl LimitScope {
     }
 
     /// The only entity that they hold for, if it is only one.
+    ///
+    /// ```
+    /// # use zae_limiter::{LimitScope};
+    /// let scope = LimitScope::entity("user-1")?.on("gpt-4")?;
+    /// assert_eq!((scope.entity_id(), scope.resource_name()), (Some("user-1"), Some("gpt-4")));
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
     #[must_use]
     pub fn entity_id(&self) -> Option<&str> {
         self.entity_id.as_deref()
     }
 
     /// The only resource that they hold for, if it is only one.
+    ///
+    /// See the example of [`entity_id`](Self::entity_id).
     #[must_use]
     pub fn resource_name(&self) -> Option<&str> {
         self.resource.as_deref()
     }
 
     /// Who they belong to.
+    ///
+    /// See the example of [`LimitOwner`].
     #[must_use]
     pub fn owner(&self) -> LimitOwner {
         match (&self.entity_id, &self.resource) {
@@ -162,6 +196,8 @@ impl fmt::Display for LimitScope {
 impl LimitOwner {
     /// What changes of its limits are recorded under, as the entity of an audit event: the
     /// entity's identifier, `$RESOURCE:gpt-4`, or `$SYSTEM`, which no entity can be called.
+    ///
+    /// See the example of [`LimitOwner`].
     #[must_use]
     pub fn audit_id(&self) -> String {
         match self {
@@ -218,6 +254,16 @@ impl fmt::Display for LimitOwner {
 
 /// Checks that `limits` can be stored as one set: at most [`STORED_LIMITS_MAX`], and no two of
 /// one name.
+///
+/// ```
+/// use zae_limiter::{Limit, STORED_LIMITS_MAX, validate_stored_limits};
+///
+/// let limit = |i| Limit::per_minute(&format!("limit-{i}"), 100);
+/// let limits = (0..=STORED_LIMITS_MAX).map(limit).collect::<Result<Vec<_>, _>>()?;
+/// assert!(validate_stored_limits(&limits[1..]).is_ok());
+/// assert!(validate_stored_limits(&limits).is_err());
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`ValidationError`] names the rule that they break.

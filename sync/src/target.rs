@@ -47,6 +47,8 @@ pub(crate) struct Target<'a> {
     pub(crate) bucket: BucketRef,
     pub(crate) limits: Limits<'a>,
     pub(crate) consume: Consume<'a>,
+    /// The first in line for it; else what others wait for is as good as gone.
+    pub(crate) in_turn: bool,
 }
 
 /// The entity's bucket and, with cascade, its parent's.
@@ -54,7 +56,7 @@ pub(crate) type Targets<'a> = SmallVec<[Target<'a>; 2]>;
 
 impl Target<'_> {
     pub(crate) fn request(&self) -> Request<'_> {
-        Request::new(&self.limits, &self.consume)
+        Request::new(&self.limits, &self.consume).in_turn(self.in_turn)
     }
 
     pub(crate) fn charges(&self) -> Charges {

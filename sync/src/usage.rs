@@ -39,6 +39,8 @@ pub struct UsageQuery {
 impl UsageQuery {
     /// The usage of an entity, of every resource.
     ///
+    /// See the example of [`UsageQuery`].
+    ///
     /// # Errors
     /// [`ValidationError`] unless it is an identifier.
     pub fn entity(id: impl Into<String>) -> Result<Self, ValidationError> {
@@ -48,6 +50,12 @@ impl UsageQuery {
     }
 
     /// The usage of a resource, by every entity.
+    ///
+    /// ```
+    /// # use zae_limiter::{UsageQuery, Window};
+    /// let by_everybody = UsageQuery::of_resource("gpt-4")?.window(Window::Monthly);
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ValidationError`] unless it is a name.
@@ -67,6 +75,8 @@ impl UsageQuery {
 
     /// Only of this resource. Default: of every one.
     ///
+    /// See the example of [`UsageQuery`].
+    ///
     /// # Errors
     /// [`ValidationError`] unless it is a name.
     pub fn resource(mut self, resource: impl Into<String>) -> Result<Self, ValidationError> {
@@ -77,18 +87,24 @@ impl UsageQuery {
     }
 
     /// By hours, days or months. The aggregator must count by these. Default: hours.
+    ///
+    /// See the example of [`UsageQuery`].
     pub fn window(mut self, window: Window) -> Self {
         self.window = window;
         self
     }
 
     /// From the window on in which this time is. Default: from the first.
+    ///
+    /// See the example of [`UsageQuery`].
     pub fn since(mut self, time: SystemTime) -> Self {
         self.since = wall(time);
         self
     }
 
     /// Only windows that begin before this time. Default: to the last.
+    ///
+    /// See the example of [`UsageQuery`].
     pub fn until(mut self, time: SystemTime) -> Self {
         self.until = wall(time);
         self
@@ -110,6 +126,8 @@ fn wall(time: SystemTime) -> WallTime {
 }
 
 /// What an entity has consumed of a resource in one window of time.
+///
+/// See the example of [`RateLimiter::get_usage`](crate::RateLimiter::get_usage).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageSnapshot {
     /// Who.
@@ -151,6 +169,8 @@ impl UsageSnapshot {
 }
 
 /// Many snapshots in short.
+///
+/// See the example of [`RateLimiter::summarize_usage`](crate::RateLimiter::summarize_usage).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UsageSummary {
     /// How many windows there are in which anything was counted.
@@ -162,6 +182,8 @@ pub struct UsageSummary {
 }
 
 /// The usage of one limit in many windows.
+///
+/// See the example of [`RateLimiter::summarize_usage`](crate::RateLimiter::summarize_usage).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LimitUsage {
     /// Tokens in all windows.
@@ -252,6 +274,20 @@ impl RateLimiter {
     }
 
     /// All snapshots of a query in short: totals, averages and peaks, by limit.
+    ///
+    /// ```
+    /// # use zae_limiter::{Limit, RateLimiter, UsageQuery};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
+    /// let limits = [Limit::per_day("tokens", 1_000)?];
+    /// for tokens in [300, 120] {
+    ///     let acquire = limiter.acquire("user-1", "gpt-4").limits(&limits).strict(true);
+    ///     acquire.consume("tokens", tokens).await?.commit();
+    /// }
+    /// let usage = limiter.summarize_usage(&UsageQuery::entity("user-1")?).await?;
+    /// assert_eq!((usage.total_events, usage.limits["tokens"].total), (2, 420));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// Those of the table.

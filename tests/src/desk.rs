@@ -100,7 +100,7 @@ impl Desk {
         let request = Request::new(&self.limits, consume);
         let mut taken = self.bucket.take(&self.clock, &request);
         if taken == Err(Shortage::Undeclared) {
-            self.bucket.declare(&self.limits);
+            self.bucket.declare(&self.limits).expect("few limits");
             taken = self.bucket.take(&self.clock, &request);
         }
         if taken == Err(Shortage::Miss) {

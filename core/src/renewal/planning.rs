@@ -158,6 +158,7 @@ impl Active {
             transfers.push(Transfer {
                 limit,
                 take: taken,
+                leave: 0,
                 owe: account.debt,
                 give: unspent + account.credit + account.recalled,
                 returned: Returned {

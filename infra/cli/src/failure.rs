@@ -75,18 +75,16 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What is wrong with an input, by the name of its option.
+/// What is wrong with an input that could not be checked when it was read, by the name of its
+/// option.
 fn of_input(error: &ValidationError) -> String {
     let option = match error.field() {
-        // These are given by their place.
-        "entity_id" => "ENTITY".to_owned(),
-        "resource" => "RESOURCE".to_owned(),
-        "limit" | "limit_name" => "LIMIT".to_owned(),
-        "parent_id" => "--parent".to_owned(),
-        "principal" => "--as".to_owned(),
-        field => format!("--{}", field.replace(['_', ' '], "-")),
+        "limits" | "limit name" => "limit".to_owned(),
+        "page token" => "after".to_owned(),
+        "parent_id" => "parent".to_owned(),
+        field => field.replace('_', "-"),
     };
-    format!("invalid {option} {:?}: {}", error.value(), error.rule())
+    format!("invalid --{option} {:?}: {}", error.value(), error.rule())
 }
 
 impl From<ValidationError> for Failure {
@@ -113,8 +111,7 @@ impl From<StackError> for Failure {
             _ => {}
         }
         match error.kind() {
-            StackErrorKind::Invalid => Self::invalid(error.to_string()),
-            StackErrorKind::Failed => Self::failed(error.to_string()),
+            StackErrorKind::Invalid | StackErrorKind::Failed => Self::failed(error.to_string()),
             _ => Self::aws(error.to_string()),
         }
     }
@@ -125,10 +122,9 @@ impl From<Error> for Failure {
         match error {
             Error::Validation(error) => error.into(),
             Error::Stack(error) => (*error).into(),
+            Error::EntityNotFound(id) => Self::absent(format!("there is no entity {id:?}")),
             error => match error.kind() {
-                ErrorKind::TableMissing | ErrorKind::EntityNotFound => {
-                    Self::absent(error.to_string())
-                }
+                ErrorKind::TableMissing => Self::absent(error.to_string()),
                 ErrorKind::Store | ErrorKind::AccessDenied | ErrorKind::Unavailable => {
                     Self::aws(error.to_string())
                 }

@@ -6,6 +6,7 @@
 mod commands;
 mod failure;
 mod limit_spec;
+mod named;
 mod output;
 mod place;
 mod progress;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::commands::Command;
+use crate::failure::Failure;
 use crate::output::Output;
 
 /// Rate limiting for a fleet: deploys limiters, and looks after what is in them.
@@ -31,7 +33,10 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     // What goes on although something is wrong.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -45,4 +50,14 @@ async fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Says what is wrong with the arguments; or the help or the version, if that is what was wanted.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args().any(|argument| argument == "--json") {
+        let failure = Failure::invalid(error.to_string().trim_end());
+        Output::new(true).failure(&failure);
+        return ExitCode::from(Failure::INVALID);
+    }
+    error.exit()
 }

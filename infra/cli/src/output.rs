@@ -74,11 +74,15 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// A table for people.
+/// A table for people; if there are no rows, it says that.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
+        return "there are none".to_owned();
+    }
     let mut table = Table::new();
     table
         .load_style(UTF8_HORIZONTAL_ONLY)

@@ -6,15 +6,16 @@ use zae_limiter::store::{ConnectOptions, DynamoDbStore};
 use zae_limiter::{Mode, RateLimiter, StackConnectOptions, StackManager, table_name};
 
 use crate::failure::Failure;
+use crate::named;
 
 /// Where AWS is.
 #[derive(Debug, Args)]
 pub(crate) struct Region {
     /// The AWS region. Default: what the AWS configuration says.
-    #[arg(long)]
+    #[arg(long, value_parser = named::region)]
     region: Option<String>,
     /// One endpoint for all AWS services: an emulator. Default: those of the region.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = named::endpoint_url)]
     endpoint_url: Option<String>,
 }
 
@@ -35,7 +36,7 @@ impl Region {
 #[derive(Debug, Args)]
 pub(crate) struct Named {
     /// The limiter's name; its stack and table are called ZAEL-NAME.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = named::limiter)]
     name: String,
     #[command(flatten)]
     region: Region,
@@ -45,7 +46,7 @@ pub(crate) struct Named {
 #[derive(Debug, Args)]
 pub(crate) struct Place {
     /// The limiter's name; its stack and table are called ZAEL-NAME.
-    #[arg(short, long, default_value = "limiter")]
+    #[arg(short, long, default_value = "limiter", value_parser = named::limiter)]
     name: String,
     #[command(flatten)]
     region: Region,

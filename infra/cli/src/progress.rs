@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use zae_limiter::{StackError, StackEvent, StackManager};
+use zae_limiter::{StackError, StackErrorKind, StackEvent, StackManager};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -59,7 +59,7 @@ pub(crate) async fn watched<T>(
     );
     tokio::select! {
         done = work => done.map_err(|error| {
-            let lost = matches!(error, StackError::Service { .. });
+            let lost = error.kind() == StackErrorKind::Unreachable;
             let failure = Failure::from(error);
             if lost { failure.advising(&again) } else { failure }
         }),

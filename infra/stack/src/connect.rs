@@ -4,10 +4,17 @@ use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use tokio::sync::OnceCell;
+use zae_limiter_core::{ValidationError, validate_endpoint_url, validate_region};
 
-use crate::StackError;
+use crate::{StackError, StackOptions};
 
 /// How to reach AWS: plain data for [`StackManager::connect`](crate::StackManager::connect).
+///
+/// ```
+/// use zae_limiter_infra::ConnectOptions;
+///
+/// let emulator = ConnectOptions::default().region("us-east-1").endpoint_url("http://localhost:4566");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct ConnectOptions {
@@ -17,12 +24,16 @@ pub struct ConnectOptions {
 
 impl ConnectOptions {
     /// The AWS region. Default: what the environment and the AWS configuration say.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
     }
 
     /// One endpoint for all services, as a URL: an emulator. Default: those of the region.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.endpoint_url = Some(url.into());
         self
@@ -57,11 +68,18 @@ impl Services {
             loader = loader.endpoint_url(url);
         }
         let config: SdkConfig = loader.load().await;
-        let Some(region) = config.region().map(ToString::to_string) else {
+        let region = config.region().map(ToString::to_string);
+        let Some(region) = region.filter(|region| !region.is_empty()) else {
             let rule = "none is configured: give one, or set AWS_REGION";
-            let missing = zae_limiter_core::ValidationError::new("region", "", rule);
+            let missing = ValidationError::new("region", "", rule);
             return Err(StackError::Options(vec![missing]));
         };
+        let url = config.endpoint_url();
+        let wrong = [
+            validate_region(&region),
+            url.map_or(Ok(()), validate_endpoint_url),
+        ];
+        StackOptions::wrong(wrong.into_iter().filter_map(Result::err).collect())?;
         let s3 = aws_sdk_s3::config::Builder::from(&config);
         // Emulators have no host name for each bucket.
         let s3 = s3.force_path_style(config.endpoint_url().is_some());

@@ -9,6 +9,20 @@ use crate::package::PackageError;
 use crate::{StackEvent, StackOptions};
 
 /// Why a stack is not as it should be.
+///
+/// ```no_run
+/// use zae_limiter_infra::{StackErrorKind, StackManager, StackOptions};
+///
+/// # async fn deploy(stack: &StackManager) {
+/// if let Err(error) = stack.deploy(&StackOptions::default(), |_| ()).await {
+///     match error.kind() {
+///         StackErrorKind::Unreachable => println!("{error}; it can be run again"),
+///         _ => println!("{error}"),
+///     }
+///     error.events().iter().for_each(|event| println!("{event}"));
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StackError {
@@ -28,6 +42,19 @@ pub enum StackError {
         crate::AGGREGATOR_PROGRAM
     )]
     NoAggregator,
+    /// A newer version has deployed the stack: this one would take back what that changed. Nothing
+    /// was changed.
+    #[error(
+        "stack {stack_name} was deployed by version {version}, this is {}: use that one, or a newer \
+         one",
+        crate::VERSION
+    )]
+    Newer {
+        /// The stack.
+        stack_name: String,
+        /// The version that has deployed it.
+        version: String,
+    },
     /// The table is protected from deletion. Nothing was changed.
     #[error(
         "stack {0} cannot be deleted: its table is protected; deploy it without protection first"
@@ -60,8 +87,9 @@ pub enum StackError {
         action: String,
         /// What was answered.
         reason: String,
-        /// Whether permission or credentials are missing.
-        denied: bool,
+        /// [`StackErrorKind::AccessDenied`], [`StackErrorKind::Unreachable`] or
+        /// [`StackErrorKind::Service`].
+        kind: StackErrorKind,
         /// The SDK's own error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
@@ -69,35 +97,45 @@ pub enum StackError {
 }
 
 /// What sort of [`StackError`] it is.
+///
+/// See the example of [`StackError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackErrorKind {
     /// [`StackError::Name`], [`StackError::Options`], [`StackError::Package`] and
     /// [`StackError::NoAggregator`]: what was asked for makes no sense.
     Invalid,
-    /// [`StackError::Failed`], [`StackError::Stuck`] and [`StackError::Protected`]
+    /// [`StackError::Failed`], [`StackError::Stuck`], [`StackError::Protected`] and
+    /// [`StackError::Newer`]
     Failed,
     /// [`StackError::Service`] where permission or credentials are missing
     AccessDenied,
+    /// [`StackError::Service`] where there was no answer: it may have been done all the same
+    Unreachable,
     /// [`StackError::Service`] of any other sort
     Service,
 }
 
 impl StackError {
     /// What sort of error it is.
+    ///
+    /// See the example of [`StackError`].
     #[must_use]
     pub fn kind(&self) -> StackErrorKind {
         match self {
             Self::Name(_) | Self::Options(_) | Self::Package(_) | Self::NoAggregator => {
                 StackErrorKind::Invalid
             }
-            Self::Failed { .. } | Self::Stuck { .. } | Self::Protected(_) => StackErrorKind::Failed,
-            Self::Service { denied: true, .. } => StackErrorKind::AccessDenied,
-            Self::Service { .. } => StackErrorKind::Service,
+            Self::Failed { .. } | Self::Stuck { .. } | Self::Protected(_) | Self::Newer { .. } => {
+                StackErrorKind::Failed
+            }
+            Self::Service { kind, .. } => *kind,
         }
     }
 
     /// What CloudFormation did before it failed; empty for all other errors.
+    ///
+    /// See the example of [`StackError`].
     #[must_use]
     pub fn events(&self) -> &[StackEvent] {
         match self {
@@ -127,15 +165,25 @@ impl StackError {
             "InvalidSignature",
             "InvalidAccessKeyId",
             "OptInRequired",
-            "CredentialsNotLoaded",
+            // None are found, or they cannot be had.
+            "credential",
         ];
-        let denied = DENIED.iter().any(|code| reason.contains(code));
+        let kind = if DENIED.iter().any(|code| reason.contains(code)) {
+            StackErrorKind::AccessDenied
+        } else if matches!(
+            error,
+            SdkError::ConstructionFailure(_) | SdkError::ServiceError(_)
+        ) {
+            StackErrorKind::Service
+        } else {
+            StackErrorKind::Unreachable
+        };
         let source = Box::new(error);
         let action = action.into();
         Self::Service {
             action,
             reason,
-            denied,
+            kind,
             source,
         }
     }

@@ -6,6 +6,20 @@ use aws_sdk_cloudformation::types;
 use serde::Serialize;
 
 /// A step in the life of a stack.
+///
+/// ```
+/// use zae_limiter_infra::StackEvent;
+///
+/// let event = StackEvent {
+///     timestamp: "2026-01-01T00:00:00Z".into(),
+///     resource: "Table".into(),
+///     resource_type: "AWS::DynamoDB::Table".into(),
+///     status: "CREATE_FAILED".into(),
+///     reason: Some("ZAEL-my-app already exists".into()),
+/// };
+/// assert!(event.is_failure());
+/// assert_eq!(event.to_string(), "Table CREATE_FAILED: ZAEL-my-app already exists");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StackEvent {
     /// When it happened, as RFC 3339 in UTC.
@@ -36,6 +50,8 @@ impl StackEvent {
     }
 
     /// Whether it is the failure of a resource, by its own fault and not because another failed.
+    ///
+    /// See the example of [`StackEvent`].
     #[must_use]
     pub fn is_failure(&self) -> bool {
         let cancelled = |reason: &str| reason.to_lowercase().contains("cancelled");

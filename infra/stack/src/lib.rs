@@ -36,6 +36,12 @@ pub use summary::StackSummary;
 
 /// The CloudFormation template, in YAML: everything that a limiter needs, with a comment where it
 /// is not plain why.
+///
+/// ```
+/// use zae_limiter_infra::TEMPLATE;
+///
+/// assert!(TEMPLATE.contains("AWS::DynamoDB::Table"));
+/// ```
 pub const TEMPLATE: &str = include_str!("../template.yaml");
 
 /// The version of this crate, with which stacks are tagged.

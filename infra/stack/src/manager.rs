@@ -17,6 +17,8 @@ use crate::{ConnectOptions, Package, StackError, StackEvent, StackOptions, Stack
 use change::Change;
 
 /// What is done, or has been done, to a stack.
+///
+/// See the example of [`StackManager`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -29,6 +31,8 @@ pub enum Operation {
 }
 
 /// A stack that is what was wanted.
+///
+/// See the example of [`StackManager`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Deployment {
@@ -43,6 +47,22 @@ pub struct Deployment {
 /// Every call looks at the stack first and goes on from what it finds, so whatever was interrupted
 /// can be called again: an operation that is under way is waited for, a creation that came to
 /// nothing is cleared away. Dropping a future stops the waiting, not CloudFormation.
+///
+/// ```no_run
+/// use zae_limiter_infra::{ConnectOptions, Operation, StackManager, StackOptions};
+///
+/// # async fn manage() -> Result<(), zae_limiter_infra::StackError> {
+/// let stack = StackManager::connect("my-app", ConnectOptions::default()).await?;
+/// let done = stack.deploy(&StackOptions::default(), |event| println!("{event}")).await?;
+/// if done.operation == Operation::Nothing {
+///     println!("{} is what it should be", stack.stack_name());
+/// }
+/// if let Some(found) = stack.status().await? {
+///     println!("{} in {}, by version {:?}", found.status, stack.region(), found.version());
+/// }
+/// stack.delete(|event| println!("{event}")).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct StackManager {
     services: Services,
@@ -61,9 +81,11 @@ impl fmt::Debug for StackManager {
 impl StackManager {
     /// The stack `ZAEL-{name}` of the limiter called `name`. Nothing is sent yet.
     ///
+    /// See the example of [`StackManager`].
+    ///
     /// # Errors
     /// [`StackError::Name`] for a name that no limiter can have; [`StackError::Options`] if there
-    /// is no region.
+    /// is no region, or one that cannot be, or if the endpoint is not a URL.
     pub async fn connect(name: &str, options: ConnectOptions) -> Result<Self, StackError> {
         let stack_name = table_name(name)?;
         let services = Services::connect(options).await?;
@@ -74,18 +96,31 @@ impl StackManager {
     }
 
     /// The stack's name, which is the table's.
+    ///
+    /// See the example of [`StackManager`].
     #[must_use]
     pub fn stack_name(&self) -> &str {
         &self.stack_name
     }
 
     /// The region that the stack is in.
+    ///
+    /// See the example of [`StackManager`].
     #[must_use]
     pub fn region(&self) -> &str {
         &self.services.region
     }
 
     /// Lists the stacks of all limiters in the account and region.
+    ///
+    /// ```no_run
+    /// # use zae_limiter_infra::{ConnectOptions, StackManager};
+    /// # async fn list() -> Result<(), zae_limiter_infra::StackError> {
+    /// for stack in StackManager::list(ConnectOptions::default().region("us-east-1")).await? {
+    ///     println!("{}: {}", stack.name, if stack.is_healthy() { "fine" } else { &stack.status });
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`StackError::Service`].
@@ -109,6 +144,8 @@ impl StackManager {
 
     /// The stack as it is now; none if there is none.
     ///
+    /// See the example of [`StackManager`].
+    ///
     /// # Errors
     /// [`StackError::Service`].
     pub async fn status(&self) -> Result<Option<StackSummary>, StackError> {
@@ -119,10 +156,13 @@ impl StackManager {
     /// Makes the stack what the options say: creates it, changes what is different, or leaves it
     /// alone. Waits until that is done; `progress` is told what happens.
     ///
+    /// See the example of [`StackManager`].
+    ///
     /// # Errors
     /// [`StackError::Failed`] with the reason of the resource that failed first;
-    /// [`StackError::Stuck`] if the stack is in a state to be looked at; [`StackError::Options`]
-    /// and [`StackError::Package`] before anything is changed; [`StackError::Service`].
+    /// [`StackError::Stuck`] if the stack is in a state to be looked at; [`StackError::Options`],
+    /// [`StackError::Package`] and [`StackError::Newer`] before anything is changed;
+    /// [`StackError::Service`].
     pub async fn deploy(
         &self,
         options: &StackOptions,
@@ -148,12 +188,28 @@ impl StackManager {
             false => None,
         };
         let found = self.settle(&mut progress).await?;
+        if let Some(version) = found.as_ref().and_then(StackSummary::newer_version) {
+            return Err(StackError::Newer {
+                stack_name: self.stack_name.clone(),
+                version: version.to_owned(),
+            });
+        }
         let change = Change::to(self, options, package.as_ref(), found.as_ref()).await?;
         self.submit(change, found).await
     }
 
     /// Brings the stack to the version of this crate, with the options that it has: the
     /// aggregator's program, and the template unless `lambda_only`. Waits until that is done.
+    ///
+    /// ```no_run
+    /// # use zae_limiter_infra::StackManager;
+    /// # async fn upgrade(stack: &StackManager) -> Result<(), zae_limiter_infra::StackError> {
+    /// match stack.upgrade(None, false, |event| println!("{event}")).await? {
+    ///     Some(done) => println!("{:?}", done.operation),
+    ///     None => println!("there is no stack {}", stack.stack_name()),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`deploy`](Self::deploy); none if there is no stack: that is the answer `None`.
@@ -174,6 +230,8 @@ impl StackManager {
 
     /// Removes the stack with its table and all that is stored, and the aggregator's packages.
     /// Waits until that is done. False if there was no stack.
+    ///
+    /// See the example of [`StackManager`].
     ///
     /// # Errors
     /// [`StackError::Protected`] before anything is changed; [`StackError::Failed`];

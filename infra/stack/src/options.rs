@@ -174,7 +174,8 @@ impl StackOptions {
     }
 
     /// With which key the table is encrypted: `aws-owned` (DynamoDB's own), `aws-managed` (the
-    /// account's for DynamoDB, has a price), or the ARN of a key. Default: `aws-owned`.
+    /// account's for DynamoDB, has a price), or a key of one's own: its id, `alias/NAME`, or the
+    /// ARN of either. Default: `aws-owned`.
     pub fn encryption_key(mut self, key: impl Into<String>) -> Self {
         self.encryption_key = key.into();
         self
@@ -223,6 +224,8 @@ impl StackOptions {
 
     /// Checks all of it, and says all that is wrong.
     ///
+    /// See the example of [`StackOptions`].
+    ///
     /// # Errors
     /// [`StackError::Options`].
     pub fn validate(&self) -> Result<(), StackError> {
@@ -265,8 +268,9 @@ impl StackOptions {
             fail("permission_boundary", policy, rule);
         }
         let key = self.encryption_key.as_str();
-        if !matches!(key, "aws-owned" | "aws-managed") && !is_arn(key, "kms") {
-            let rule = "must be aws-owned, aws-managed, or the ARN of a key";
+        if !matches!(key, "aws-owned" | "aws-managed") && !is_key(key) {
+            let rule = "must be aws-owned, aws-managed, or a key of your own: its id, alias/NAME, \
+                        or the ARN of either";
             fail("encryption_key", &key, rule);
         }
         if let Some(format) = &self.role_name_format
@@ -285,6 +289,13 @@ impl StackOptions {
 
     /// The name of the aggregator's role in the stack of this name, if it is not left to
     /// CloudFormation.
+    ///
+    /// ```
+    /// # use zae_limiter_infra::StackOptions;
+    /// let options = StackOptions::default().role_name_format("team-{}");
+    /// let name = options.role_name("ZAEL-my-app").unwrap();
+    /// assert_eq!(name.as_deref(), Some("team-ZAEL-my-app-aggregator-role"));
+    /// ```
     ///
     /// # Errors
     /// [`StackError::Options`] if it is over 64 characters.
@@ -364,6 +375,27 @@ fn is_arn(text: &str, service: &str) -> bool {
         && !text.contains(char::is_whitespace)
 }
 
+/// Whether it is a key of KMS: its id, its alias, or the ARN of either. `alias/aws/dynamodb` is not
+/// one: DynamoDB wants it to be called `aws-managed`.
+fn is_key(text: &str) -> bool {
+    let name = match text.split(':').next_back() {
+        Some(name) if is_arn(text, "kms") => name,
+        _ => text,
+    };
+    if let Some(alias) = name.strip_prefix("alias/") {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_-".contains(&byte);
+        return !alias.is_empty() && !alias.starts_with("aws/") && alias.bytes().all(allowed);
+    }
+    let id = match name.strip_prefix("key/") {
+        Some(id) => id,
+        None if name == text => name,
+        None => return false,
+    };
+    let id = id.strip_prefix("mrk-").unwrap_or(id);
+    let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    (32..=36).contains(&id.len()) && id.bytes().all(hex)
+}
+
 fn is_policy(text: &str) -> bool {
     let name = match text.strip_prefix("arn:") {
         Some(rest) => {
@@ -413,6 +445,8 @@ fn is_bucket(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    const KEY: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
+    const KEYS: &str = "arn:aws:kms:eu-west-1:123456789012:";
     const TOPIC: &str = "arn:aws:sns:eu-west-1:123456789012:alarms";
 
     fn options() -> StackOptions {
@@ -456,6 +490,20 @@ mod tests {
                 options().role_name_format(format!("{{}}{}", "x".repeat(41))),
             ),
             ("encryption_key", options().encryption_key("mine")),
+            ("encryption_key", options().encryption_key("alias/")),
+            (
+                "encryption_key",
+                options().encryption_key("alias/aws/dynamodb"),
+            ),
+            ("encryption_key", options().encryption_key(TOPIC)),
+            (
+                "encryption_key",
+                options().encryption_key(format!("{KEYS}grant/x")),
+            ),
+            (
+                "encryption_key",
+                options().encryption_key(format!("{KEYS}{KEY}")),
+            ),
             ("artifact_bucket", options().artifact_bucket("No")),
         ];
         for (field, options) in wrong {
@@ -479,7 +527,12 @@ mod tests {
             options().permission_boundary("boundary"),
             options().permission_boundary("arn:aws:iam::123456789012:policy/team/b"),
             options().permission_boundary("arn:aws:iam::aws:policy/PowerUserAccess"),
-            options().encryption_key("arn:aws:kms:eu-west-1:123456789012:key/1-2"),
+            options().encryption_key("aws-managed"),
+            options().encryption_key(KEY),
+            options().encryption_key(format!("mrk-{}", KEY.replace('-', ""))),
+            options().encryption_key("alias/team/limits"),
+            options().encryption_key(format!("{KEYS}key/{KEY}")),
+            options().encryption_key(format!("{KEYS}alias/limits")),
             options().artifact_bucket("my.bucket-1"),
         ] {
             options.validate().expect("it is right");

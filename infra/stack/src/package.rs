@@ -85,6 +85,17 @@ pub enum PackageError {
 /// The aggregator's package, as Lambda takes it.
 ///
 /// The same program makes the same bytes, so that a package is known by its digest.
+///
+/// ```no_run
+/// use zae_limiter_infra::Package;
+///
+/// # fn package() -> Result<(), zae_limiter_infra::PackageError> {
+/// if let Some(program) = Package::find_program() {
+///     let package = Package::from_program(&program)?;
+///     println!("{} for {}", package.sha256, package.architecture);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Serialize)]
 #[non_exhaustive]
 pub struct Package {
@@ -117,6 +128,8 @@ impl fmt::Debug for Package {
 impl Package {
     /// The program to make the package of, if it is installed: the [`AGGREGATOR_PROGRAM`] beside
     /// the running program, else the one in `PATH`.
+    ///
+    /// See the example of [`Package`].
     #[must_use]
     pub fn find_program() -> Option<PathBuf> {
         let own = std::env::current_exe().ok();
@@ -136,6 +149,8 @@ impl Package {
     }
 
     /// Makes the package of a program.
+    ///
+    /// See the example of [`Package`].
     ///
     /// # Errors
     /// [`PackageError`] if it cannot be read, or would not run in Lambda: it must be a 64-bit Linux

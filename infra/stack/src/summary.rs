@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_cloudformation::types::{self, StackStatus};
 use serde::Serialize;
 
+use crate::VERSION;
 use crate::state::{self, State};
 
 /// Tags of the stack, and so of all its resources.
@@ -14,6 +15,8 @@ pub(crate) const LAMBDA_TAG: &str = "zae-limiter:lambda-version";
 pub(crate) const TEMPLATE_TAG: &str = "zae-limiter:template";
 
 /// A stack, and what CloudFormation knows of it.
+///
+/// See the example of [`StackManager`](crate::StackManager).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StackSummary {
@@ -68,6 +71,8 @@ impl StackSummary {
     }
 
     /// Whether it has what it should have, now or as soon as what is under way has ended.
+    ///
+    /// See the example of [`StackManager::list`](crate::StackManager::list).
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         state::is_healthy(&self.status)
@@ -80,6 +85,8 @@ impl StackSummary {
     }
 
     /// The version of the command or crate that deployed it, if it says so.
+    ///
+    /// See the example of [`StackManager`](crate::StackManager).
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.tags.get(VERSION_TAG).map(String::as_str)
@@ -91,6 +98,12 @@ impl StackSummary {
         self.tags.get(LAMBDA_TAG).map(String::as_str)
     }
 
+    /// The version that deployed it, if that is newer than this one.
+    pub(crate) fn newer_version(&self) -> Option<&str> {
+        let version = self.version()?;
+        (numbers(version)? > numbers(VERSION)?).then_some(version)
+    }
+
     pub(crate) fn state(&self) -> State {
         State::of(&self.status)
     }
@@ -99,5 +112,26 @@ impl StackSummary {
     pub(crate) fn parameter(&self, key: &str) -> Option<&str> {
         let value = self.parameters.get(key).map(String::as_str);
         value.filter(|value| !value.is_empty())
+    }
+}
+
+/// The numbers of a version; what comes behind them decides nothing.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let release = version.split(['-', '+']).next()?;
+    let numbers: Result<Vec<_>, _> = release.split('.').map(str::parse).collect();
+    numbers.ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(numbers("0.10.0") > numbers("0.9.7"));
+        assert_eq!(numbers("1.2.3-rc.1+x"), Some([1, 2, 3]));
+        for unknown in ["", "1.2", "1.2.3.4", "one"] {
+            assert_eq!(numbers(unknown), None, "{unknown}");
+        }
     }
 }

@@ -35,7 +35,9 @@ pub struct Acquire<'a> {
 macro_rules! setters {
     ($($(#[$doc:meta])+ $name:ident($arg:ident: $type:ty);)+) => {$(
         $(#[$doc])+
-        #[doc = concat!("See [`crate::Acquire::", stringify!($name), "`].")]
+        #[doc = concat!(
+            "See [`crate::Acquire::", stringify!($name), "`], also for an example.",
+        )]
         #[inline]
         pub fn $name(mut self, $arg: $type) -> Self {
             self.acquire = self.acquire.$name($arg);
@@ -67,6 +69,8 @@ impl<'a> Acquire<'a> {
     }
 
     /// Tokens to consume of the limit called `name`. See [`crate::Acquire::consume`].
+    ///
+    /// See the example of [`Acquire`].
     #[inline]
     pub fn consume(mut self, name: &'a str, tokens: u64) -> Self {
         self.acquire = self.acquire.consume(name, tokens);
@@ -74,6 +78,8 @@ impl<'a> Acquire<'a> {
     }
 
     /// Acquires: at once if the tokens are in hand, else when the table has answered.
+    ///
+    /// See the example of [`Acquire`].
     ///
     /// # Errors
     /// Those of a [`crate::Acquire`] that is awaited.
@@ -88,6 +94,18 @@ impl<'a> Acquire<'a> {
     }
 
     /// Answers at once: from the tokens in hand, or from what is known of the limit.
+    ///
+    /// ```
+    /// use zae_limiter::{ErrorKind, Limit, blocking::RateLimiter};
+    ///
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect_blocking()?;
+    /// let limits = [Limit::per_minute("rpm", 100)?];
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+    /// // Nothing is in hand yet.
+    /// assert_eq!(acquire().try_acquire().unwrap_err().kind(), ErrorKind::WouldWait);
+    /// acquire().wait()?.commit();
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of [`crate::Acquire::try_acquire`].
@@ -140,6 +158,8 @@ impl<'a> Acquire<'a> {
 
     /// A handle to the bucket that skips looking it up: for a caller that keeps one per key.
     ///
+    /// See the example of [`BucketHandle`].
+    ///
     /// # Errors
     /// Those of [`crate::Acquire::handle`].
     pub fn handle(self) -> Result<BucketHandle, Error> {
@@ -149,6 +169,18 @@ impl<'a> Acquire<'a> {
 
     /// How much of each limit may be consumed. Nothing is consumed.
     ///
+    /// ```
+    /// use zae_limiter::{Limit, blocking::RateLimiter};
+    ///
+    /// let limiter = RateLimiter::builder("my-app").in_memory().connect_blocking()?;
+    /// let limits = [Limit::per_day("jobs", 10)?];
+    /// let acquire = || limiter.acquire("user", "batch").limits(&limits);
+    /// acquire().consume("jobs", 8).wait()?.commit();
+    /// assert_eq!(acquire().available()?[0].estimate, 2);
+    /// assert!(acquire().consume("jobs", 3).check()?[0].exceeded);
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`crate::Acquire::available`].
     pub fn available(self) -> Result<Vec<Available>, Error> {
@@ -157,6 +189,8 @@ impl<'a> Acquire<'a> {
 
     /// How each limit would answer this acquire, which is not made.
     ///
+    /// See the example of [`available`](Self::available).
+    ///
     /// # Errors
     /// Those of [`crate::Acquire::check`].
     pub fn check(self) -> Result<Vec<LimitStatus>, Error> {
@@ -164,6 +198,8 @@ impl<'a> Acquire<'a> {
     }
 
     /// How long until this acquire could be made, as far as is known; zero if at once.
+    ///
+    /// See the example of [`Acquire`].
     ///
     /// # Errors
     /// Those of [`crate::Acquire::time_until_available`].

@@ -33,6 +33,8 @@ impl BucketHandle {
 
     /// As [`Acquire::try_acquire`](super::Acquire::try_acquire), on this bucket.
     ///
+    /// See the example of [`BucketHandle`].
+    ///
     /// # Errors
     /// Those of [`crate::Acquire::try_acquire`].
     #[inline]
@@ -42,6 +44,8 @@ impl BucketHandle {
     }
 
     /// As [`Acquire::wait`](super::Acquire::wait), on this bucket.
+    ///
+    /// See the example of [`BucketHandle`].
     ///
     /// # Errors
     /// Those of a [`crate::Acquire`] that is awaited.

@@ -58,6 +58,29 @@ use home::Home;
 /// [module](self).
 ///
 /// Cheap to clone; clones share everything.
+///
+/// ```
+/// use std::time::Duration;
+/// use zae_limiter::blocking::RateLimiter;
+/// use zae_limiter::{Limit, LimitScope, NewEntity, PageRequest, UsageQuery};
+///
+/// let limiter = RateLimiter::builder("my-app").in_memory().connect_blocking()?;
+/// let operator = limiter.as_principal("ops@example.com")?;
+/// operator.create_entity(NewEntity::new("project-1"))?;
+/// operator.create_entity(NewEntity::new("key-1").parent("project-1"))?;
+/// assert_eq!(limiter.get_children("project-1")?.len(), 1);
+/// let limits = [Limit::per_day("tokens", 1_000)?];
+/// operator.set_limits(&LimitScope::system(), &limits)?;
+/// let acquire = limiter.acquire("key-1", "gpt-4").use_stored_limits(true).cascade(true);
+/// acquire.consume("tokens", 400).strict(true).wait()?.commit();
+/// assert_eq!(limiter.available("project-1", "gpt-4", &limits)?[0].estimate, 600);
+/// let usage = limiter.summarize_usage(&UsageQuery::entity("key-1")?)?;
+/// assert_eq!(usage.limits["tokens"].total, 400);
+/// let events = limiter.get_audit_events("key-1", &PageRequest::default())?;
+/// assert_eq!(events.items[0].principal.as_deref(), Some("ops@example.com"));
+/// limiter.shutdown(Duration::from_secs(5));
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     limiter: crate::RateLimiter,
@@ -90,7 +113,7 @@ macro_rules! waiting {
     ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {$(
         #[doc = concat!(
             "[`", stringify!($name), "`](crate::RateLimiter::", stringify!($name),
-            "), and waits for it; its errors are the same.",
+            "), and waits for it; its errors are the same, and its example without `.await`.",
         )]
         pub fn $name(&self, $($arg: $type),*) -> $out {
             self.home.wait(self.limiter.$name($($arg),*))
@@ -101,11 +124,15 @@ macro_rules! waiting {
 impl RateLimiter {
     /// A builder of a limiter on the table `ZAEL-{name}`; end it with
     /// [`connect_blocking`](RateLimiterBuilder::connect_blocking).
+    ///
+    /// See the example of [`RateLimiter`].
     pub fn builder(name: impl Into<String>) -> RateLimiterBuilder {
         crate::RateLimiter::builder(name)
     }
 
     /// Begins an acquire of tokens of `resource` for `entity_id`.
+    ///
+    /// See the example of [`Acquire`].
     #[inline]
     pub fn acquire<'a>(&'a self, entity_id: &'a str, resource: &'a str) -> Acquire<'a> {
         let acquire = self.limiter.acquire(entity_id, resource);
@@ -113,12 +140,16 @@ impl RateLimiter {
     }
 
     /// The table's full name.
+    ///
+    /// See the example of [`connect_blocking`](RateLimiterBuilder::connect_blocking).
     #[must_use]
     pub fn table_name(&self) -> &str {
         self.limiter.table_name()
     }
 
     /// What has been counted so far.
+    ///
+    /// See the example of [`Metrics`].
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.limiter.metrics()
@@ -126,6 +157,8 @@ impl RateLimiter {
 
     /// The same limiter for somebody: who is named in the audit events of what is changed
     /// through it.
+    ///
+    /// See the example of [`RateLimiter`].
     ///
     /// # Errors
     /// [`Error::Validation`] unless it is an identifier.
@@ -137,6 +170,8 @@ impl RateLimiter {
 
     /// Forgets what this process remembers of entities and stored limits: the next acquires ask
     /// the table.
+    ///
+    /// See the example of [`crate::RateLimiter::forget_stored`].
     pub fn forget_stored(&self) {
         self.limiter.forget_stored();
     }

@@ -29,6 +29,8 @@ const LATENCY_GUESS: Duration = Duration::from_millis(10);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a shutdown went.
+///
+/// See the example of [`RateLimiter::shutdown`](crate::RateLimiter::shutdown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     /// Buckets whose tokens could not be given back in time. They are lost until refill heals
@@ -156,7 +158,7 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
                 Answer::Write(bucket, outcome) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
                     act(&engine, &mut requests, action);
-                    engine.waiting_for(&bucket).notify_waiters();
+                    engine.wake(&bucket);
                 }
                 Answer::Probe(result) => {
                     engine.counters.probes.add_one();

@@ -13,6 +13,8 @@ use crate::breaker::Breaker;
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
 /// What the embedder of a [`Machine`] is to do.
+///
+/// See the example of [`Machine`].
 #[derive(Debug)]
 pub enum Action {
     /// Make this write, and report how it ended with [`Machine::done`].
@@ -25,6 +27,41 @@ pub enum Action {
 
 /// Decides when which bucket is looked at. Its work is proportional to the buckets in use: one
 /// that is idle costs an entry in a queue until it is forgotten.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use zae_limiter::breaker::Breaker;
+/// use zae_limiter::reconciler::{Action, Machine};
+/// use zae_limiter::store::WriteOutcome;
+/// use zae_limiter::{Clock, Limit};
+/// use zae_limiter_core::item::BucketItem;
+/// use zae_limiter_core::renewal::RenewalSettings;
+/// use zae_limiter_core::{BucketCache, Request};
+///
+/// let (clock, _hands) = Clock::manual();
+/// let settings = RenewalSettings {
+///     renewal: Duration::from_secs(1),
+///     lease_ttl: Duration::from_secs(5),
+///     latency: Duration::from_millis(10),
+///     jitter: 0.5,
+/// };
+/// let breaker = Arc::new(Breaker::new(7));
+/// let mut machine = Machine::new(settings, Duration::from_secs(600), breaker, 7);
+///
+/// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+/// let bucket = BucketCache::new().get_or_insert("user", "api", &limits)?;
+/// let request = Request::new(&limits, &[("rpm", 1)]);
+/// bucket.want(&request); // somebody waits
+/// let Some(Action::Write(asked, plan)) = machine.look(&clock, bucket.bucket().clone()) else {
+///     panic!("a debit is due");
+/// };
+/// let mut table = None; // where a store would be
+/// let left = BucketItem::apply(&mut table, &plan.write).expect("a full bucket");
+/// machine.done(&clock, asked, WriteOutcome::Applied(left));
+/// assert!(bucket.take(&clock, &request).is_ok());
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Machine {
     settings: RenewalSettings,
@@ -59,6 +96,8 @@ impl Machine {
     /// A machine that watches nothing yet. A bucket that has been idle for `idle_ttl` is
     /// forgotten; while `breaker` is open nothing is written but what a shutdown gives back; the
     /// jitter of its pauses follows from `seed`.
+    ///
+    /// See the example of [`Machine`].
     #[must_use]
     pub fn new(
         settings: RenewalSettings,
@@ -79,12 +118,16 @@ impl Machine {
     }
 
     /// How many buckets are in use, and looked at again and again.
+    ///
+    /// See the example of [`Machine`].
     #[must_use]
     pub fn watched(&self) -> usize {
         self.watched.len()
     }
 
     /// How many writes are under way.
+    ///
+    /// See the example of [`Machine`].
     #[must_use]
     pub fn writing(&self) -> usize {
         let writing = |w: &&Watched| matches!(w.state, Watch::Writing(_));
@@ -92,6 +135,8 @@ impl Machine {
     }
 
     /// When [`tick`](Self::tick) is to be called next; none if there is nothing to wait for.
+    ///
+    /// See the example of [`Machine`].
     #[must_use]
     pub fn next_due(&self) -> Option<MonotonicTime> {
         let look = self.queue.peek().map(|Reverse((at, _))| *at);
@@ -101,6 +146,8 @@ impl Machine {
     }
 
     /// Somebody says that `bucket` wants a look.
+    ///
+    /// See the example of [`Machine`].
     pub fn look(&mut self, clock: &Clock, bucket: Arc<Bucket>) -> Option<Action> {
         let key = address(&bucket);
         if let Some(watched) = self.watched.get(&key)
@@ -112,6 +159,8 @@ impl Machine {
     }
 
     /// The write for `bucket` has ended.
+    ///
+    /// See the example of [`Machine`].
     pub fn done(
         &mut self,
         clock: &Clock,

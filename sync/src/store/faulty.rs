@@ -17,6 +17,8 @@ use crate::{
 };
 
 /// What goes wrong with a call to a [`FaultyStore`].
+///
+/// See the example of [`FaultyStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -83,6 +85,8 @@ impl<S: Store + ?Sized> Clone for FaultyStore<S> {
 
 impl<S: Store> FaultyStore<S> {
     /// `store` without a fault, as yet.
+    ///
+    /// See the example of [`FaultyStore`].
     #[must_use]
     pub fn new(store: S) -> Self {
         Self::over(Arc::new(store))
@@ -91,6 +95,14 @@ impl<S: Store> FaultyStore<S> {
 
 impl<S: Store + ?Sized> FaultyStore<S> {
     /// A shared store (an `Arc<dyn Store>` too) without a fault, as yet.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zae_limiter::store::{FaultyStore, MemoryStore, Store};
+    ///
+    /// let any: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    /// let store = FaultyStore::over(any);
+    /// ```
     #[must_use]
     pub fn over(store: Arc<S>) -> Self {
         Self {
@@ -100,27 +112,61 @@ impl<S: Store + ?Sized> FaultyStore<S> {
     }
 
     /// The store behind the faults.
+    ///
+    /// ```
+    /// use zae_limiter::store::{FaultyStore, MemoryStore};
+    ///
+    /// let store = FaultyStore::new(MemoryStore::new());
+    /// assert_eq!(store.inner(), &MemoryStore::new());
+    /// ```
     #[must_use]
     pub fn inner(&self) -> &S {
         &self.store
     }
 
     /// The next `calls` calls, of any sort, meet `fault`, after those already planned.
+    ///
+    /// See the example of [`FaultyStore`].
     pub fn fail_next(&self, fault: Fault, calls: usize) {
         self.plan(repeat_n(Some(fault), calls));
     }
 
     /// Plans the coming calls one by one, after those already planned; none lets a call pass.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::{Fault, FaultyStore, MemoryStore, Store};
+    ///
+    /// let store = FaultyStore::new(MemoryStore::new());
+    /// store.plan([None, Some(Fault::LostReply)]); // the second call fails
+    /// assert!(store.read_entity("user-1").await.is_ok());
+    /// assert!(store.read_entity("user-1").await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn plan(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.control.lock().script.extend(faults);
     }
 
     /// Every call that is not planned one by one meets `fault`; none ends that.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::{Fault, FaultyStore, MemoryStore, Store};
+    ///
+    /// let store = FaultyStore::new(MemoryStore::new());
+    /// store.fail_all(Some(Fault::Unreachable));
+    /// assert!(store.check().await.is_err());
+    /// store.fail_all(None); // it is back
+    /// assert!(store.check().await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub fn fail_all(&self, fault: Option<Fault>) {
         self.control.lock().always = fault;
     }
 
     /// How many reads were asked for, a page being one, since the last reset.
+    ///
+    /// See the example of [`FaultyStore`].
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.control.lock().reads
@@ -128,18 +174,34 @@ impl<S: Store + ?Sized> FaultyStore<S> {
 
     /// How many writes were asked for, deletions included, since the last reset; refused ones
     /// count.
+    ///
+    /// See the example of [`FaultyStore`].
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.control.lock().writes
     }
 
     /// How many times the table was checked since the last reset.
+    ///
+    /// See the example of [`reset`](Self::reset).
     #[must_use]
     pub fn checks(&self) -> u64 {
         self.control.lock().checks
     }
 
     /// Forgets all faults and counts from zero.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::{FaultyStore, MemoryStore, Store};
+    ///
+    /// let store = FaultyStore::new(MemoryStore::new());
+    /// store.check().await?;
+    /// assert_eq!(store.checks(), 1);
+    /// store.reset();
+    /// assert_eq!(store.checks(), 0);
+    /// # Ok(()) }
+    /// ```
     pub fn reset(&self) {
         *self.control.lock() = Control::default();
     }

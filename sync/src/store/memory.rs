@@ -133,6 +133,8 @@ fn page<T>(
 
 impl MemoryStore {
     /// An empty table.
+    ///
+    /// See the example of [`MemoryStore`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -140,6 +142,19 @@ impl MemoryStore {
 
     /// A table of its own that holds the same. Tables that hold the same are equal, so a test can
     /// tell whether anything was changed.
+    ///
+    /// ```
+    /// # use zae_limiter::{NewEntity, RateLimiter};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+    /// use zae_limiter::store::MemoryStore;
+    ///
+    /// let table = MemoryStore::new();
+    /// let limiter = RateLimiter::builder("my-app").store(table.clone()).connect().await?;
+    /// let before = table.copy();
+    /// assert!(limiter.create_entity(NewEntity::new("not#valid")).await.is_err());
+    /// assert_eq!(table, before);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn copy(&self) -> Self {
         let table = self.0.lock().clone();

@@ -32,6 +32,23 @@ use crate::{
 ///
 /// Every implementation passes the conformance suite of this project. The two that matter are
 /// [`DynamoDbStore`] and [`MemoryStore`].
+///
+/// ```
+/// # use zae_limiter::{NewEntity, RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// use zae_limiter::store::{MemoryStore, Store};
+///
+/// /// For whatever store there is.
+/// async fn is_known(store: &dyn Store, id: &str) -> bool {
+///     matches!(store.read_entity(id).await, Ok(Some(_)))
+/// }
+///
+/// let table = MemoryStore::new();
+/// let limiter = RateLimiter::builder("my-app").store(table.clone()).connect().await?;
+/// limiter.create_entity(NewEntity::new("user-1")).await?;
+/// assert!(is_known(&table, "user-1").await);
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait Store: Debug + Send + Sync + 'static {
     /// Makes sure that the table is there and may be used.
@@ -146,6 +163,8 @@ pub trait Store: Debug + Send + Sync + 'static {
 }
 
 /// How a change of an entity ended.
+///
+/// What a store answers, for who makes one of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum EntityWrite {
@@ -173,6 +192,8 @@ pub enum WriteOutcome {
 }
 
 /// What kept a store from answering.
+///
+/// See the example of [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -190,6 +211,22 @@ pub enum StoreErrorKind {
 }
 
 /// A failed request to a store.
+///
+/// ```
+/// # use zae_limiter::{RateLimiter};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), zae_limiter::Error> {
+/// use zae_limiter::Error;
+/// use zae_limiter::store::{Fault, FaultyStore, MemoryStore, StoreErrorKind};
+///
+/// let table = FaultyStore::new(MemoryStore::new());
+/// table.fail_all(Some(Fault::Throttled));
+/// let limiter = RateLimiter::builder("my-app").store(table).connect().await;
+/// match limiter.unwrap_err() {
+///     Error::Store(error) => assert_eq!(error.kind(), StoreErrorKind::Throttled),
+///     other => return Err(other),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {
@@ -201,6 +238,14 @@ pub struct StoreError {
 
 impl StoreError {
     /// A failure of this kind; `message` says what was tried, on what, and what to do about it.
+    ///
+    /// ```
+    /// use zae_limiter::store::{StoreError, StoreErrorKind};
+    ///
+    /// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    /// let error = StoreError::new(StoreErrorKind::Unreachable, "no cache at cache:6379").caused_by(refused);
+    /// assert_eq!(error.kind(), StoreErrorKind::Unreachable);
+    /// ```
     #[must_use]
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -211,6 +256,8 @@ impl StoreError {
     }
 
     /// The same failure with what caused it.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub fn caused_by(
         mut self,
@@ -221,6 +268,8 @@ impl StoreError {
     }
 
     /// What sort of failure it is.
+    ///
+    /// See the example of [`StoreError`].
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind

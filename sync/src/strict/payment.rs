@@ -41,6 +41,8 @@ impl NotWritten {
 }
 
 /// What is done to a bucket.
+///
+/// See the example of [`BucketPayment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The tokens are taken, if all are there.
@@ -52,6 +54,8 @@ pub enum Change {
 }
 
 /// What is to be done next.
+///
+/// See the example of [`BucketPayment`].
 #[derive(Debug)]
 pub enum Next {
     /// Make this write, and report how it ended.
@@ -63,11 +67,35 @@ pub enum Next {
 }
 
 /// One change of one bucket.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zae_limiter::store::WriteOutcome;
+/// use zae_limiter::strict::{BucketPayment, Change, Next};
+/// use zae_limiter::{Clock, Limit};
+/// use zae_limiter_core::item::BucketItem;
+/// use zae_limiter_core::{BucketCache, Charges};
+///
+/// let (clock, _hands) = Clock::manual();
+/// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+/// let bucket = BucketCache::new().get_or_insert("user", "api", &limits)?;
+/// let mut payment =
+///     BucketPayment::new(&clock, Change::Debit, bucket, limits.clone(), Charges::of(0, 5));
+/// let Next::Write(_, write) = payment.next(&clock) else {
+///     panic!("a debit is one write");
+/// };
+/// let mut table = None; // where a store would be
+/// let left = BucketItem::apply(&mut table, &write).expect("a full bucket");
+/// payment.done(&clock, WriteOutcome::Applied(left));
+/// assert!(matches!(payment.next(&clock), Next::Done(Ok(()))));
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BucketPayment {
     bucket: BucketRef,
     limits: Arc<[Limit]>,
     charges: Charges,
+    ahead: Charges,
     change: Change,
     seen: Seen,
     asked_at: WallTime,
@@ -84,6 +112,8 @@ pub struct BucketPayment {
 
 impl BucketPayment {
     /// A change of `bucket` by `charges`, which count by the order of `limits`.
+    ///
+    /// See the example of [`BucketPayment`].
     #[must_use]
     pub fn new(
         clock: &Clock,
@@ -101,6 +131,7 @@ impl BucketPayment {
             bucket,
             limits,
             charges,
+            ahead: Charges::default(),
             change,
             asked_at: now,
             planned_at: now,
@@ -114,7 +145,31 @@ impl BucketPayment {
         }
     }
 
+    /// The same change, if it is a debit only where it leaves so many tokens, by the order of the
+    /// limits, to those who came before.
+    #[must_use]
+    pub fn behind(self, ahead: Charges) -> Self {
+        Self { ahead, ..self }
+    }
+
+    /// What it does to each limit.
+    fn transfers(&self) -> SmallVec<[Transfer<'_>; 2]> {
+        let mut transfers = transfers(
+            self.change,
+            &self.limits,
+            &self.charges,
+            &self.ahead,
+            self.asked_at,
+        );
+        for (transfer, asked) in transfers.iter_mut().zip(&self.asked) {
+            transfer.asked = *asked;
+        }
+        transfers
+    }
+
     /// The next write, or how it ended.
+    ///
+    /// See the example of [`BucketPayment`].
     pub fn next(&mut self, clock: &Clock) -> Next {
         if let Some(result) = self.result.take() {
             return Next::Done(result);
@@ -131,11 +186,7 @@ impl BucketPayment {
         if self.change == Change::Debit {
             self.asked = self.bucket.tell(clock, &self.limits, &self.charges);
         }
-        let mut transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
-        for (transfer, asked) in transfers.iter_mut().zip(&self.asked) {
-            transfer.asked = *asked;
-        }
-        let Some(plan) = plan::plan(&self.seen, self.planned_at, &transfers) else {
+        let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
         };
         self.only_converts = plan.only_converts;
@@ -144,6 +195,8 @@ impl BucketPayment {
 
     /// Takes in how the last write ended. Returns whether the reconciler is to be told of the
     /// bucket.
+    ///
+    /// See the example of [`BucketPayment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
         let told = matches!(outcome, WriteOutcome::Applied(_)) && !self.only_converts;
         let asked = std::mem::take(&mut self.asked);
@@ -160,9 +213,9 @@ impl BucketPayment {
             }
             WriteOutcome::Refused(found) => {
                 let at = self.planned_at;
-                let transfers = transfers(self.change, &self.limits, &self.charges, self.asked_at);
                 let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), at, t);
-                if !transfers.iter().all(fits) {
+                let fits = self.transfers().iter().all(fits);
+                if !fits {
                     self.result = Some(Err(NotWritten::Exceeded(found.clone())));
                 }
                 self.seen = found.clone().into();
@@ -192,6 +245,8 @@ impl BucketPayment {
 }
 
 /// What one bucket is to pay.
+///
+/// See the example of [`Payment`].
 #[derive(Clone, Debug)]
 pub struct Due {
     /// The bucket.
@@ -200,9 +255,43 @@ pub struct Due {
     pub limits: Arc<[Limit]>,
     /// What it is charged, by the order of the limits.
     pub charges: Charges,
+    /// What has to be left to those who came before, likewise.
+    pub ahead: Charges,
 }
 
 /// The writes of one strict acquire: both buckets are debited, or neither.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zae_limiter::store::WriteOutcome;
+/// use zae_limiter::strict::{Due, NextOfPayment, Payment};
+/// use zae_limiter::{Clock, Limit};
+/// use zae_limiter_core::item::BucketItem;
+/// use zae_limiter_core::{BucketCache, Charges};
+///
+/// let (clock, _hands) = Clock::manual();
+/// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+/// let (cache, mut tables) = (BucketCache::new(), [None, None]);
+/// let due = |id| {
+///     let (limits, charges) = (limits.clone(), Charges::of(0, 5));
+///     cache.get_or_insert(id, "api", &limits).map(|bucket| Due {
+///         bucket,
+///         limits,
+///         charges,
+///         ahead: Charges::default(),
+///     })
+/// };
+/// let mut payment = Payment::new(&clock, [due("child")?, due("parent")?].into_iter().collect());
+/// for table in &mut tables {
+///     let NextOfPayment::Write(_, write) = payment.next(&clock) else {
+///         panic!("two debits are two writes");
+///     };
+///     let left = BucketItem::apply(table, &write).expect("a full bucket");
+///     payment.done(&clock, WriteOutcome::Applied(left));
+/// }
+/// assert!(matches!(payment.next(&clock), NextOfPayment::Done(Ok(()))));
+/// # Ok::<(), zae_limiter::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Payment {
     dues: SmallVec<[Due; 2]>,
@@ -215,6 +304,8 @@ pub struct Payment {
 }
 
 /// What is to be done next.
+///
+/// See the example of [`Payment`].
 #[derive(Debug)]
 pub enum NextOfPayment {
     /// Make this write, and report how it ended.
@@ -227,6 +318,8 @@ pub enum NextOfPayment {
 
 impl Payment {
     /// A payment by the entity's bucket and, if there are two, its parent's.
+    ///
+    /// See the example of [`Payment`].
     #[must_use]
     pub fn new(clock: &Clock, dues: SmallVec<[Due; 2]>) -> Self {
         // The child first: a parent is shared by many, and must not lose tokens, even for a
@@ -235,7 +328,13 @@ impl Payment {
         let mut order: SmallVec<[usize; 2]> = (0..dues.len()).collect();
         if let [_, parent] = &dues[..] {
             let (now, seen) = (clock.wall(), parent.bucket.seen());
-            let debits = transfers(Change::Debit, &parent.limits, &parent.charges, now);
+            let Due {
+                limits,
+                charges,
+                ahead,
+                ..
+            } = parent;
+            let debits = transfers(Change::Debit, limits, charges, ahead, now);
             if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
                 order.reverse();
             }
@@ -250,6 +349,8 @@ impl Payment {
     }
 
     /// The next write, or how it ended.
+    ///
+    /// See the example of [`Payment`].
     pub fn next(&mut self, clock: &Clock) -> NextOfPayment {
         loop {
             if let Some((at, payment)) = &mut self.current {
@@ -275,14 +376,17 @@ impl Payment {
                 bucket,
                 limits,
                 charges,
+                ahead,
             } = self.dues[at].clone();
             let payment = BucketPayment::new(clock, change, bucket, limits, charges);
-            self.current = Some((at, payment));
+            self.current = Some((at, payment.behind(ahead)));
         }
     }
 
     /// Takes in how the last write ended. Returns the bucket of which the reconciler is to be
     /// told.
+    ///
+    /// See the example of [`Payment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
         let (at, payment) = self.current.as_mut()?;
         payment
@@ -310,6 +414,7 @@ fn transfers<'a>(
     change: Change,
     limits: &'a [Limit],
     charges: &Charges,
+    ahead: &Charges,
     asked_at: WallTime,
 ) -> SmallVec<[Transfer<'a>; 2]> {
     let of = |(at, tokens): (u32, u64)| {
@@ -322,6 +427,7 @@ fn transfers<'a>(
         match change {
             Change::Debit => Transfer {
                 take: tokens,
+                leave: ahead.tokens(at),
                 ..fresh
             },
             Change::DebitAnyway => Transfer {

@@ -25,7 +25,7 @@ pub(crate) async fn check(
     };
     let compatibility = record.compatibility();
     match refusal(&record, compatibility, table_name) {
-        // What would update the functions would do so here, if `auto_update` says so.
+        // Limiting does not depend on the functions. Who deploys brings them up to date.
         Some(error) if compatibility != Compatibility::LambdaIncompatible => Err(error),
         Some(error) if settings.strict_version => Err(error),
         Some(error) => {

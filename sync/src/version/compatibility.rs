@@ -10,6 +10,8 @@ use zae_limiter_core::schema::SCHEMA_VERSION;
 use super::VersionRecord;
 
 /// Whether a table goes with this version of the crate.
+///
+/// See the example of [`VersionRecord::compatibility`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -3,6 +3,8 @@
 
 pub(crate) mod check;
 mod compatibility;
+#[cfg(feature = "stack")]
+mod deployed;
 
 pub use compatibility::Compatibility;
 

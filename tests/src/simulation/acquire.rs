@@ -160,7 +160,7 @@ impl World<'_> {
             }
             for (bucket, short) in buckets.into_iter().zip(short) {
                 if let (Some(bucket), Some(Shortage::Undeclared)) = (bucket, short) {
-                    bucket.declare(limits);
+                    bucket.declare(limits).expect("few limits");
                     self.told
                         .push_back((caller.process, bucket.bucket().clone()));
                 }

@@ -83,6 +83,7 @@ impl World<'_> {
             bucket,
             limits: p.limits.clone(),
             charges: charges.clone(),
+            ahead: Charges::default(),
         };
         let payment = Payment::new(&p.clock, buckets.into_iter().map(due).collect());
         let what = What::Acquire(caller, payment, gone.filter(|_| !self.calm));

@@ -11,8 +11,8 @@ use zae_limiter::store::{MemoryStore, StoreErrorKind};
 use zae_limiter::{
     AuditAction, AuditEvent, Available, Clock, Compatibility, Degraded, Entity, EntityCapacity,
     EntityChange, ErrorKind, FailureMode, LeasedOptions, Limit, LimitOwner, LimitScope,
-    LimitStatus, Metrics, Mode, NewEntity, Page, PageRequest, PageToken, RateLimiter,
-    ResourceCapacity, Settings, Share, Terms, VersionRecord,
+    LimitStatus, LimitUsage, Metrics, Mode, NewEntity, Page, PageRequest, PageToken, RateLimiter,
+    ResourceCapacity, Settings, Share, Terms, UsageSnapshot, UsageSummary, VersionRecord, Window,
 };
 
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -127,6 +127,26 @@ fn all_public_data_comes_back_from_json_as_it_was() {
     for degraded in [Degraded::Open, Degraded::Local] {
         comes_back(&degraded);
     }
+    comes_back(&UsageSnapshot {
+        entity_id: "user-1".into(),
+        resource: "gpt-4".into(),
+        window: Window::Monthly,
+        window_start: "2026-01-01T00:00:00Z".into(),
+        window_end: "2026-02-01T00:00:00Z".into(),
+        counters: [("tpm".to_owned(), -3)].into(),
+        total_events: 4,
+    });
+    let tpm = LimitUsage {
+        total: 7,
+        average: 3.5,
+        peak: 5,
+        peak_window_start: "2026-01-01T00:00:00Z".into(),
+    };
+    comes_back(&UsageSummary {
+        windows: 2,
+        total_events: 4,
+        limits: [("tpm".to_owned(), tpm)].into(),
+    });
     comes_back(&Compatibility::LambdaOlder);
     for kind in [ErrorKind::RateLimitExceeded, ErrorKind::IncompatibleSchema] {
         comes_back(&kind);

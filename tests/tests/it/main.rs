@@ -15,6 +15,7 @@ mod dynamodb;
 mod fake_service;
 mod layout;
 mod leased;
+mod many_limits;
 mod outages;
 mod pressure;
 mod refusals;

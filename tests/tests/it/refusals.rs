@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use zae_limiter::store::{ConnectOptions, DynamoDbStore, FaultyStore, MemoryStore};
-use zae_limiter::{ErrorKind, Limit, NewEntity, RateLimiter};
+use zae_limiter::{ErrorKind, Limit, NewEntity, RateLimiter, Settings};
 use zae_limiter_tests::{endpoint, fresh_table};
 
 fn limits() -> [Limit; 2] {
@@ -233,4 +233,27 @@ async fn a_missing_table_and_a_silent_endpoint_are_told_when_connecting() {
     let error = error.expect_err("no answer");
     assert!(begun.elapsed() < Duration::from_secs(10));
     assert!(error.to_string().contains(&url), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_builder_is_told_wins_over_settings_in_whatever_order() {
+    let elsewhere = Settings {
+        endpoint_url: Some("http://127.0.0.1:9".into()), // where nobody answers
+        region: Some("nowhere-1".into()),
+        ..Settings::default()
+    };
+    let builder = || RateLimiter::builder("not-there");
+    for builder in [
+        builder()
+            .region("us-east-1")
+            .endpoint_url(endpoint())
+            .settings(elsewhere.clone()),
+        builder()
+            .settings(elsewhere)
+            .region("us-east-1")
+            .endpoint_url(endpoint()),
+    ] {
+        let error = builder.connect().await.map(drop).expect_err("no table");
+        assert_eq!(error.kind(), ErrorKind::TableMissing, "{error}");
+    }
 }

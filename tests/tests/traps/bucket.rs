@@ -65,7 +65,9 @@ fn what_remains_after_overshooting_does_not_wrap() {
     desk.acquire(&mut table, 50).expect("tokens");
     desk.bucket
         .charge_anyway(&desk.clock, &desk.limits[0], 1_000);
-    let known = desk.bucket.knowledge(&desk.clock, &[("rps", 1)]);
+    let known = desk
+        .bucket
+        .knowledge(&desk.clock, &Request::new(&desk.limits, &[("rps", 1)]));
     assert_eq!(known[0].1.in_hand, 0);
     assert!(known[0].1.estimate <= -900);
     desk.renew(&mut table);
@@ -166,7 +168,9 @@ fn a_refusal_says_when_and_that_is_later() {
     drain(&mut desk, &mut table);
     let mut tries = 0;
     while desk.acquire(&mut table, 5).is_err() {
-        let known = desk.bucket.knowledge(&desk.clock, &[("rps", 5)]);
+        let known = desk
+            .bucket
+            .knowledge(&desk.clock, &Request::new(&desk.limits, &[("rps", 5)]));
         let wait = known[0].1.retry_after;
         assert!(wait > Duration::ZERO && wait <= secs(2), "{wait:?}");
         desk.pass(&mut table, wait);
@@ -210,7 +214,9 @@ fn nobody_finds_nothing_while_somebody_looks() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let _ = desk.bucket.knowledge(&desk.clock, &[("rps", 1)]);
+                let _ = desk
+                    .bucket
+                    .knowledge(&desk.clock, &Request::new(&desk.limits, &[("rps", 1)]));
                 looks.store(true, Ordering::Relaxed);
             }
         });

@@ -20,6 +20,7 @@ fn a_lost_reply_is_no_reason_to_debit_again() {
         bucket: desk.bucket.clone(),
         limits: desk.limits.clone(),
         charges: Charges::of(0, 5),
+        ahead: Charges::default(),
     };
     let mut payment = Payment::new(&desk.clock, [due].into_iter().collect());
     let NextOfPayment::Write(_, write) = payment.next(&desk.clock) else {

@@ -73,6 +73,42 @@ async fn what_followers_count_is_counted_once_however_many_there_are_and_however
 }
 
 #[tokio::test]
+async fn who_begins_anew_brings_back_what_was_deleted_until_it_is_deleted_again() {
+    let table = fresh_table("follow").await;
+    traffic(table.store()).await;
+    let builder = RateLimiter::builder("follow").store(table.store());
+    let limiter = builder.connect().await.unwrap();
+    let hourly = UsageQuery::entity("strict-user").unwrap();
+    let counted = async || {
+        let mut anew = follower(&table).await;
+        let a_moment = tokio::time::sleep(Duration::from_secs(2));
+        anew.run(a_moment).await.unwrap();
+        limiter.summarize_usage(&hourly).await.unwrap().limits
+    };
+    let before = counted().await;
+    assert!(!before.is_empty());
+    limiter.delete_entity("strict-user").await.unwrap();
+    assert!(
+        limiter
+            .summarize_usage(&hourly)
+            .await
+            .unwrap()
+            .limits
+            .is_empty()
+    );
+    assert_eq!(counted().await, before);
+    limiter.delete_entity("strict-user").await.unwrap();
+    assert!(
+        limiter
+            .summarize_usage(&hourly)
+            .await
+            .unwrap()
+            .limits
+            .is_empty()
+    );
+}
+
+#[tokio::test]
 async fn a_table_that_is_not_there_has_no_stream() {
     let tables = client_for(&endpoint());
     let error = DynamoDbStream::of_table(&tables, streams(), "ZAEL-not-there").await;

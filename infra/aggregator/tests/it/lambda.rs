@@ -1,18 +1,34 @@
 //! The binary under a runtime API, fed with what a real table's stream says.
 
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::process::Command;
+use zae_limiter_infra::{GLIBC_MAX, Package};
 use zae_limiter_tests::{REGION, endpoint, fresh_table};
 
 use crate::runtime_api::RuntimeApi;
 use crate::traffic::{check_usage, event, stream_of, traffic};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_zae-limiter-aggregator");
+
+/// What Lambda unpacks of the package that is deployed.
+fn unpacked() -> (TempDir, PathBuf) {
+    let package = Package::from_program(Path::new(PROGRAM)).expect("it is fit for Lambda");
+    assert!(package.glibc <= Some(GLIBC_MAX), "{package:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let mut zip = zip::ZipArchive::new(Cursor::new(package.zip)).unwrap();
+    zip.extract(folder.path()).unwrap();
+    let program = folder.path().join("bootstrap");
+    (folder, program)
+}
+
 /// The function; what it logs goes to a file.
-fn function(api: &RuntimeApi, table: &str, log: &NamedTempFile) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zae-limiter-aggregator"));
+fn function(program: &Path, api: &RuntimeApi, table: &str, log: &NamedTempFile) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("AWS_LAMBDA_RUNTIME_API", api.address.to_string())
@@ -39,7 +55,9 @@ async fn the_function_counts_what_the_stream_says_once_and_answers_with_what_fai
     assert!(records.len() >= 10, "{}", records.len());
     let mut api = RuntimeApi::start().await;
     let log = NamedTempFile::new().unwrap();
-    let mut function = function(&api, table.name(), &log).spawn().unwrap();
+    let (_folder, program) = unpacked();
+    let function = function(&program, &api, table.name(), &log).spawn();
+    let mut function = function.unwrap();
 
     let half = records.len() / 2;
     let nothing_failed = json!({ "batchItemFailures": [] });
@@ -122,7 +140,8 @@ async fn a_table_that_is_not_there_fails_the_records_and_not_the_function() {
     let records = stream_of(table.name()).await;
     let mut api = RuntimeApi::start().await;
     let log = NamedTempFile::new().unwrap();
-    let mut function = function(&api, "ZAEL-not-there", &log).spawn().unwrap();
+    let function = function(Path::new(PROGRAM), &api, "ZAEL-not-there", &log).spawn();
+    let mut function = function.unwrap();
     let (request, answer) = api.invoke(event(&records)).await;
     assert!(request.contains("/response"), "{request}");
     let failures = answer["batchItemFailures"].as_array().unwrap();
@@ -138,7 +157,7 @@ async fn a_table_that_is_not_there_fails_the_records_and_not_the_function() {
 async fn without_a_table_name_it_does_not_start() {
     let api = RuntimeApi::start().await;
     let log = NamedTempFile::new().unwrap();
-    let mut command = function(&api, "", &log);
+    let mut command = function(Path::new(PROGRAM), &api, "", &log);
     let run = tokio::time::timeout(Duration::from_secs(30), command.status());
     let status = run.await.unwrap().unwrap();
     assert!(!status.success());

@@ -1,22 +1,24 @@
 //! `audit`: what was done to an entity.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use zae_limiter::{LimitOwner, PageRequest, PageToken};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["entity", "resource", "system"]).required(true))]
 pub(crate) struct Arguments {
     /// The entity's identifier.
-    #[arg(required_unless_present_any = ["resource", "system"])]
+    #[arg(value_parser = named::entity)]
     entity: Option<String>,
     /// What was done to the limits of a resource instead.
-    #[arg(long, conflicts_with = "entity")]
+    #[arg(long, value_parser = named::resource)]
     resource: Option<String>,
     /// What was done to the limits of the whole system instead.
-    #[arg(long, conflicts_with_all = ["entity", "resource"])]
+    #[arg(long)]
     system: bool,
     #[command(flatten)]
     place: Place,

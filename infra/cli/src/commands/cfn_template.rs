@@ -20,6 +20,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return print(TEMPLATE.trim_end());
     };
     let written = std::fs::write(path, TEMPLATE);
-    let failed = |error| Failure::failed(format!("could not write {}: {error}", path.display()));
+    let failed = |error| {
+        Failure::failed(format!(
+            "could not write --output {}: {error}",
+            path.display()
+        ))
+    };
     written.map_err(failed)
 }

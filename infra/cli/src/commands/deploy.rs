@@ -7,6 +7,7 @@ use serde_json::json;
 use zae_limiter::{Operation, StackOptions};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, print};
 use crate::place::Place;
 use crate::progress::{Progress, watched};
@@ -30,7 +31,8 @@ pub(crate) struct Arguments {
     no_aggregator: bool,
     /// The program that the function's package is made of. Default: zae-limiter-aggregator beside
     /// this command or in PATH, else what is deployed.
-    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_aggregator")]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_aggregator",
+          value_parser = named::program)]
     aggregator: Option<PathBuf>,
     /// The bucket that the package is uploaded to. Default: one that is created for all limiters
     /// of the account and region.
@@ -73,7 +75,8 @@ pub(crate) struct Arguments {
     /// Let the table be deleted (the default).
     #[arg(long)]
     no_deletion_protection: bool,
-    /// The key that the table is encrypted with: aws-owned, aws-managed, or an ARN.
+    /// The key that the table is encrypted with: aws-owned, aws-managed, or a key of your own: its
+    /// id, alias/NAME, or the ARN of either.
     #[arg(long, value_name = "KEY", default_value = "aws-owned")]
     encryption_key: String,
     /// Create no policies for applications.

@@ -2,11 +2,13 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zae_limiter::{Entity, EntityChange, NewEntity, RateLimiter};
+use zae_limiter::{ENTITY_TEXT_LEN_MAX, Entity, EntityChange, NewEntity, RateLimiter};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, pairs, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -28,6 +30,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct One {
     /// The entity's identifier.
+    #[arg(value_parser = named::entity)]
     entity: String,
     #[command(flatten)]
     place: Place,
@@ -37,11 +40,12 @@ pub(crate) struct One {
 #[derive(Debug, Args)]
 pub(crate) struct Changed {
     /// The entity's identifier.
+    #[arg(value_parser = named::entity)]
     entity: String,
     #[command(flatten)]
     place: Place,
     /// By whom the change is made, for the audit events.
-    #[arg(long = "as", value_name = "PRINCIPAL")]
+    #[arg(long = "as", value_name = "PRINCIPAL", value_parser = named::principal)]
     principal: Option<String>,
 }
 
@@ -60,10 +64,10 @@ pub(crate) struct Create {
     #[command(flatten)]
     changed: Changed,
     /// A name for people. Default: the identifier.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = display_name)]
     display_name: Option<String>,
     /// The parent, which must be there.
-    #[arg(long, value_name = "ENTITY")]
+    #[arg(long, value_name = "ENTITY", value_parser = named::entity)]
     parent: Option<String>,
     /// What else is to be stored; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -78,7 +82,7 @@ pub(crate) struct Update {
     #[command(flatten)]
     changed: Changed,
     /// A name for people.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = display_name)]
     display_name: Option<String>,
     /// What is to be stored instead of all that was; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -93,7 +97,7 @@ pub(crate) struct SetParent {
     #[command(flatten)]
     changed: Changed,
     /// The parent, which must be there.
-    #[arg(required_unless_present = "none")]
+    #[arg(required_unless_present = "none", value_parser = named::entity)]
     parent: Option<String>,
     /// No parent.
     #[arg(long, conflicts_with = "parent")]
@@ -109,8 +113,20 @@ pub(crate) struct Delete {
     yes: bool,
 }
 
+fn display_name(text: &str) -> Result<String, String> {
+    if text.len() > ENTITY_TEXT_LEN_MAX {
+        return Err(format!("exceeds {ENTITY_TEXT_LEN_MAX} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("is not KEY=VALUE")?;
+    if !(1..=ENTITY_TEXT_LEN_MAX).contains(&key.len()) {
+        return Err(format!(
+            "the key must have 1 to {ENTITY_TEXT_LEN_MAX} bytes"
+        ));
+    }
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -177,12 +193,10 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
             let entity = &delete.changed.entity;
             let what = format!("entity {entity:?}, its buckets and limits are deleted");
             output.confirm(&what, delete.yes)?;
-            delete
-                .changed
-                .limiter()
-                .await?
-                .delete_entity(entity)
-                .await?;
+            let progress = Progress::new(output, format!("deleting entity {entity}"));
+            let limiter = delete.changed.limiter().await?;
+            limiter.delete_entity(entity).await?;
+            drop(progress);
             done(entity, "deleted", output)
         }
     }

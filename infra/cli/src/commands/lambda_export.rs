@@ -6,7 +6,9 @@ use clap::Args;
 use zae_limiter_infra::{AGGREGATOR_PROGRAM, Package, PackageError};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, pairs};
+use crate::progress::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -20,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     force: bool,
     /// The program to make it of. Default: zae-limiter-aggregator beside this command or in PATH.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = named::program)]
     aggregator: Option<PathBuf>,
 }
 
@@ -32,7 +34,9 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
              install {AGGREGATOR_PROGRAM}), or name one with --aggregator"
         ))
     })?;
+    let progress = Progress::new(output, format!("packing {}", program.display()));
     let package = Package::from_program(&program);
+    drop(progress);
     let package = package.map_err(|error: PackageError| Failure::failed(error.to_string()))?;
     if !arguments.info {
         write(arguments, &package.zip)?;
@@ -65,6 +69,11 @@ fn write(arguments: &Arguments, zip: &[u8]) -> Result<(), Failure> {
             "{path} is there already; --force writes over it"
         )));
     }
-    let failed = |error| Failure::failed(format!("could not write {}: {error}", path.display()));
+    let failed = |error| {
+        Failure::failed(format!(
+            "could not write --output {}: {error}",
+            path.display()
+        ))
+    };
     std::fs::write(path, zip).map_err(failed)
 }

@@ -6,6 +6,7 @@ use zae_limiter::{Limit, LimitScope, RateLimiter};
 
 use crate::failure::Failure;
 use crate::limit_spec::{self, FORM};
+use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
 
@@ -24,10 +25,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Scope {
     /// The entity. Default: all of them.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = named::entity)]
     entity: Option<String>,
     /// The resource. Default: all of them.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = named::resource)]
     resource: Option<String>,
     #[command(flatten)]
     place: Place,
@@ -64,7 +65,7 @@ pub(crate) struct Set {
           value_parser = limit_spec::parse)]
     limits: Vec<Limit>,
     /// By whom the change is made, for the audit events.
-    #[arg(long = "as", value_name = "PRINCIPAL")]
+    #[arg(long = "as", value_name = "PRINCIPAL", value_parser = named::principal)]
     principal: Option<String>,
 }
 
@@ -79,7 +80,7 @@ pub(crate) struct Delete {
     #[command(flatten)]
     scope: Scope,
     /// By whom the change is made, for the audit events.
-    #[arg(long = "as", value_name = "PRINCIPAL")]
+    #[arg(long = "as", value_name = "PRINCIPAL", value_parser = named::principal)]
     principal: Option<String>,
     /// Do not ask.
     #[arg(short, long)]
@@ -115,9 +116,6 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
 
 fn show(limits: &[Limit], output: &Output) -> Result<(), Failure> {
     output.show(&limits, || {
-        if limits.is_empty() {
-            return "there are none".to_owned();
-        }
         let rows = limits.iter().map(|limit| {
             let seconds = limit.refill_period().as_secs();
             [

@@ -16,9 +16,6 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
     let stacks = StackManager::list(arguments.region.options()).await?;
     output.show(&stacks, || {
-        if stacks.is_empty() {
-            return "there are none".to_owned();
-        }
         let rows = stacks.iter().map(|stack| {
             let version = |version: Option<&str>| version.unwrap_or("-").to_owned();
             [

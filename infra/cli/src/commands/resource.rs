@@ -3,8 +3,10 @@
 use clap::{Args, Subcommand};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, pairs, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -15,8 +17,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Capacity {
     /// The resource.
+    #[arg(value_parser = named::resource)]
     resource: String,
     /// The limit's name.
+    #[arg(value_parser = named::limit)]
     limit: String,
     /// Only entities without a parent.
     #[arg(long)]
@@ -32,10 +36,12 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         parents_only,
         place,
     }) = command;
+    let progress = Progress::new(output, format!("reading the buckets of {resource}"));
     let limiter = place.limiter().await?;
     let found = limiter
         .get_resource_capacity(&resource, &limit, parents_only)
         .await?;
+    drop(progress);
     output.show(&found, || {
         let rows = found.entities.iter().map(|entity| {
             [

@@ -94,7 +94,10 @@ fn text(status: &Status) -> String {
             .iter()
             .map(|(key, value)| (key.as_str(), value.clone())),
     );
-    let parameters = stack.parameters.iter();
+    let parameters = stack
+        .parameters
+        .iter()
+        .filter(|(_, value)| !value.is_empty());
     lines.extend(parameters.map(|(key, value)| (key.as_str(), value.clone())));
     pairs(lines)
 }

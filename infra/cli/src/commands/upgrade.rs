@@ -7,6 +7,7 @@ use zae_limiter::store::Store;
 use zae_limiter::{Compatibility, Operation, VersionRecord};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::Output;
 use crate::place::Place;
 use crate::progress::{Progress, watched};
@@ -24,7 +25,7 @@ pub(crate) struct Arguments {
     force: bool,
     /// The program of the aggregator. Default: zae-limiter-aggregator beside this command or in
     /// PATH, else the one that is deployed.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = named::program)]
     aggregator: Option<PathBuf>,
 }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
-use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot};
+use zae_limiter::{PageRequest, UsageQuery, UsageSnapshot, ValidationError};
 use zae_limiter_core::usage::Window;
-use zae_limiter_core::validate_name;
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 /// How wide a plot's longest bar is, in characters.
 const BAR: usize = 50;
@@ -29,15 +30,16 @@ pub(crate) enum Command {
 
 /// Which snapshots.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["entity", "resource"]).required(true).multiple(true))]
 pub(crate) struct Which {
     /// Those of this entity.
-    #[arg(short, long, required_unless_present = "resource")]
+    #[arg(short, long, value_parser = named::entity)]
     entity: Option<String>,
     /// Those of this resource.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = named::resource)]
     resource: Option<String>,
     /// Of which windows: hourly, daily or monthly.
-    #[arg(short, long, default_value = "hourly")]
+    #[arg(short, long, default_value = "hourly", value_parser = window)]
     window: Window,
     /// From the window on that this time is in: RFC 3339, or how long ago, as in 90m, 24h or 7d.
     /// Default: from the oldest one on.
@@ -59,12 +61,18 @@ pub(crate) struct List {
 #[derive(Debug, Args)]
 pub(crate) struct Plot {
     /// The limit's name.
+    #[arg(value_parser = named::limit)]
     limit: String,
     /// Write it as an SVG image, too.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    text.parse()
+        .map_err(|error: ValidationError| error.rule().to_owned())
 }
 
 fn time(text: &str) -> Result<SystemTime, String> {
@@ -102,8 +110,9 @@ impl Which {
         Ok(query)
     }
 
-    async fn snapshots(&self) -> Result<Vec<UsageSnapshot>, Failure> {
+    async fn snapshots(&self, output: &Output) -> Result<Vec<UsageSnapshot>, Failure> {
         let query = self.query()?;
+        let _progress = Progress::new(output, "reading usage");
         let limiter = self.place.limiter().await?;
         let mut request = PageRequest::default().size(1_000);
         let mut snapshots = Vec::new();
@@ -121,7 +130,7 @@ impl Which {
 pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::List(List { which }) => {
-            let snapshots = which.snapshots().await?;
+            let snapshots = which.snapshots(output).await?;
             output.show(&snapshots, || {
                 let rows = snapshots.iter().map(|snapshot| {
                     let counters = snapshot.counters.iter();
@@ -139,8 +148,10 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         }
         Command::Summary(which) => {
             let query = which.query()?;
+            let progress = Progress::new(output, "reading usage");
             let limiter = which.place.limiter().await?;
             let summary = limiter.summarize_usage(&query).await?;
+            drop(progress);
             output.show(&summary, || {
                 let rows = summary.limits.iter().map(|(limit, usage)| {
                     [
@@ -155,16 +166,16 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
             })
         }
         Command::Plot(Plot { limit, svg, which }) => {
-            validate_name("limit", &limit)?;
             let mut by_start = BTreeMap::<String, i64>::new();
-            for snapshot in which.snapshots().await? {
+            for snapshot in which.snapshots(output).await? {
                 let tokens = snapshot.counters.get(&limit).copied().unwrap_or(0);
                 *by_start.entry(snapshot.window_start).or_default() += tokens;
             }
             if let Some(path) = svg {
                 let image = image(&limit, &by_start);
                 let path = path.display();
-                let failed = |error| Failure::failed(format!("could not write {path}: {error}"));
+                let failed =
+                    |error| Failure::failed(format!("could not write --svg {path}: {error}"));
                 std::fs::write(path.to_string(), image).map_err(failed)?;
             }
             output.show(&by_start, || plot(&by_start))

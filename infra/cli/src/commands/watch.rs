@@ -9,6 +9,7 @@ use zae_limiter::store::{DynamoDbStore, Store};
 use zae_limiter_core::{BucketKey, Clock};
 
 use crate::failure::Failure;
+use crate::named;
 use crate::output::{Output, print};
 use crate::place::Place;
 use crate::progress::stopped;
@@ -16,9 +17,10 @@ use crate::progress::stopped;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The entity's identifier.
+    #[arg(value_parser = named::entity)]
     entity: String,
     /// The resources whose buckets are watched.
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = named::resource)]
     resources: Vec<String>,
     #[command(flatten)]
     place: Place,
@@ -26,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     interval: u64,
     /// How often to look altogether. Default: until interrupted.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
@@ -98,6 +100,8 @@ struct View {
     json: bool,
     bars: MultiProgress,
     by_limit: Vec<ProgressBar>,
+    /// Whether it has been said that there is nothing yet.
+    waits: bool,
 }
 
 impl View {
@@ -106,6 +110,7 @@ impl View {
             json: output.json,
             bars: MultiProgress::new(),
             by_limit: Vec::new(),
+            waits: false,
         }
     }
 
@@ -120,6 +125,10 @@ impl View {
                 return print("no buckets");
             }
             return levels.iter().try_for_each(|level| print(&line(level)));
+        }
+        if levels.is_empty() && self.by_limit.is_empty() && !self.waits {
+            self.waits = true;
+            return print("no buckets yet");
         }
         while self.by_limit.len() < levels.len() {
             self.by_limit.push(self.bars.add(ProgressBar::no_length()));

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use zae_limiter::{Limit, Mode, RateLimiter};
 
-use crate::command::{Stack, endpoint, run};
+use crate::command::{Stack, endpoint};
 
 /// Admits as much as it can of `tries` acquires in this mode.
 async fn traffic(stack: &Stack, mode: Mode, tries: usize) -> usize {
-    let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.url);
+    let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.console.url);
     let limiter = builder
         .mode(mode)
         .region("us-east-1")
@@ -94,14 +94,24 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     let from_now = ["aggregate", "--start", "latest", "--seconds", "1"];
     assert_eq!(stack.json(&from_now)["records"], 0);
 
-    let since = ["--entity", "user-1", "--window", "daily", "--since", "2d"];
-    let listed = stack.json(&[&["usage", "list", "--resource", "gpt-4"], &since[..]].concat());
+    let since = [
+        "--entity",
+        "user-1",
+        "--window",
+        "daily",
+        "--since",
+        "2d",
+        "--until",
+        "2099-01-01T00:00:00Z",
+    ];
+    let both = [&["--resource", "gpt-4"][..], &since].concat();
+    let listed = stack.json(&[&["usage", "list"], &both[..]].concat());
     assert_eq!(listed[0]["counters"]["rpm"], 60, "{listed}");
     let until = ["--until", "2020-01-01T00:00:00Z"];
     let before =
         stack.json(&[&["usage", "list", "-r", "gpt-4", "-w", "daily"], &until[..]].concat());
     assert_eq!(before, json!([]));
-    let summary = stack.json(&[&["usage", "summary"], &since[..]].concat());
+    let summary = stack.json(&[&["usage", "summary"], &both[..]].concat());
     assert_eq!(summary["limits"]["rpm"]["total"], 60, "{summary}");
     let folder = tempfile::tempdir().unwrap();
     let svg = folder.path().join("usage.svg");
@@ -113,6 +123,9 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
         "{image}"
     );
     assert!(drawn.out.contains("█ 60"), "{drawn:?}");
+    let drawn = stack.json(&[&draw, &both[..]].concat());
+    let by_start = drawn.as_object().unwrap().values();
+    assert_eq!(by_start.collect::<Vec<_>>(), [60], "{drawn}");
 
     let changed = stack.json(&[
         "deploy",
@@ -135,10 +148,17 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     let found = stack.run(&["status"]).code(0);
     assert!(found.out.contains("UPDATE_COMPLETE"), "{found:?}");
 
-    let all = run(&stack.url, &["list", "--json"]).json();
+    let all = stack.console.json(&["list"]);
     let all = all.as_array().unwrap();
     assert!(all.iter().any(|found| found["name"] == full_name.as_str()));
-    assert!(run(&stack.url, &["list"]).code(0).out.contains(&full_name));
+    assert!(
+        stack
+            .console
+            .run(&["list"])
+            .code(0)
+            .out
+            .contains(&full_name)
+    );
 
     let deleted = stack.json(&["delete", "--yes"]);
     assert_eq!(deleted["found"], true);
@@ -151,6 +171,11 @@ async fn a_limiter_is_deployed_used_changed_and_deleted() {
     );
     assert_eq!(stack.json(&["delete", "--yes"])["found"], false);
     stack.run(&["version"]).code(4);
+    stack.console.covers("aggregate");
+    stack.console.covers("list");
+    stack.console.covers("resource");
+    stack.console.covers("status");
+    stack.console.covers("usage");
 }
 
 #[test]
@@ -199,6 +224,7 @@ fn without_waiting_it_goes_on_by_itself() {
     );
     stack.run(&["delete", "--yes", "--wait"]).code(0);
     stack.run(&["status"]).code(4);
+    stack.console.covers("delete");
 }
 
 #[tokio::test]
@@ -206,12 +232,12 @@ async fn a_failure_has_the_reason_of_the_resource_that_failed_first() {
     let stack = Stack::new(&endpoint(), "taken");
     let builder = || {
         RateLimiter::builder(&stack.name)
-            .endpoint_url(&stack.url)
+            .endpoint_url(&stack.console.url)
             .region("us-east-1")
     };
     let options = zae_limiter::StackOptions::default().enable_aggregator(false);
     // The table is there, and of nobody's stack.
-    let table = crate::policies::client(&stack.url, Vec::new());
+    let table = crate::policies::client(&stack.console.url, Vec::new());
     let table = zae_limiter::store::DynamoDbStore::new(table, format!("ZAEL-{}", stack.name));
     table.create_table().await.unwrap();
     let error = builder().stack(options).connect().await.unwrap_err();
@@ -245,14 +271,80 @@ async fn a_limiter_brings_its_own_stack() {
     let stack = Stack::new(&endpoint(), "own");
     let options = zae_limiter::StackOptions::default().enable_aggregator(false);
     let connect = || {
-        let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.url);
+        let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.console.url);
         builder.region("us-east-1").stack(options.clone()).connect()
     };
     let one = connect().await.unwrap();
     connect().await.expect("it is what it should be");
+    let table = &stack.json(&["version"])["table"];
+    let by = format!("client:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(table["updated_by"], by, "{table}");
+    // As if an older function had been deployed before: the stack knows better.
+    let older = "
+client('dynamodb').update_item(TableName=name, Key={'PK': {'S': 'SYSTEM#'}, 'SK': {'S': '#VERSION'}},
+    UpdateExpression='SET #d.lambda_version = :v', ExpressionAttributeNames={'#d': 'data'},
+    ExpressionAttributeValues={':v': {'S': '0.0.9'}})
+print('null')";
+    stack.ask(older);
+    stack.run(&["check"]).code(1);
+    connect().await.expect("there is no function");
+    stack.run(&["check"]).code(0);
     let limits = [Limit::per_minute("rpm", 10).unwrap()];
     let acquire = one.acquire("user-1", "api").limits(&limits);
     drop(acquire.consume("rpm", 1).await.unwrap());
     assert!(one.delete_stack().await.unwrap());
     stack.run(&["status"]).code(4);
+}
+
+/// Deploys as this version would have: without the dashboard.
+fn deployed_by(stack: &Stack, version: &str) {
+    let create = "
+import cfnlint.decode
+template = cfnlint.decode.decode('TEMPLATE')[0]
+del template['Resources']['Dashboard']
+parameters = dict(EnableAggregator='false', SnapshotRetentionDays='7')
+cf = client('cloudformation')
+cf.create_stack(StackName=name, TemplateBody=json.dumps(template, default=str),
+    Parameters=[dict(ParameterKey=k, ParameterValue=v) for k, v in parameters.items()],
+    Tags=[dict(Key='zae-limiter:version', Value='VERSION')], Capabilities=['CAPABILITY_IAM'])
+cf.get_waiter('stack_create_complete').wait(StackName=name, WaiterConfig=dict(Delay=1))
+print('null')";
+    let template = concat!(env!("CARGO_MANIFEST_DIR"), "/../stack/template.yaml");
+    let create = create.replace("TEMPLATE", template);
+    stack.ask(&create.replace("VERSION", version));
+    assert_eq!(
+        stack.json(&["status"])["tags"]["zae-limiter:version"],
+        version
+    );
+}
+
+fn has_dashboard(stack: &Stack) -> bool {
+    stack.resources().to_string().contains("Dashboard")
+}
+
+#[test]
+fn an_older_template_is_upgraded_and_the_options_stay() {
+    let stack = Stack::new(&endpoint(), "older");
+    deployed_by(&stack, "0.0.1");
+    let alone = stack.json(&["upgrade", "--lambda-only"]);
+    assert_eq!(alone["operation"], "nothing", "there is no function");
+    assert!(!has_dashboard(&stack));
+    let upgraded = stack.json(&["upgrade"]);
+    assert_eq!(upgraded["operation"], "update");
+    assert!(has_dashboard(&stack));
+    let parameters = &upgraded["stack"]["parameters"];
+    assert_eq!(parameters["SnapshotRetentionDays"], "7");
+}
+
+#[tokio::test]
+async fn what_a_newer_version_has_deployed_is_left_as_it_is() {
+    let stack = Stack::new(&endpoint(), "newer");
+    deployed_by(&stack, "99.0.0");
+    let refused = stack.run(&["deploy", "--no-aggregator"]).code(1);
+    assert!(refused.err.contains("by version 99.0.0"), "{refused:?}");
+    let options = zae_limiter::StackOptions::default().enable_aggregator(false);
+    let builder = RateLimiter::builder(&stack.name).endpoint_url(&stack.console.url);
+    let limiter = builder.region("us-east-1").stack(options).connect().await;
+    limiter.expect("a fleet may be of two versions for a while");
+    assert!(!has_dashboard(&stack));
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::command::{PROGRAM, Ran, Stack, command, run, template};
+use crate::command::{Console, PROGRAM, Stack, ask, endpoint, template};
 use crate::moto::Moto;
 
 /// What there is of a stack, beside what CloudFormation says of it.
@@ -44,27 +44,84 @@ fn installed() -> (tempfile::TempDir, PathBuf) {
     (folder, program)
 }
 
-fn run_installed(program: &Path, url: &str, arguments: &[&str]) -> Ran {
-    // Only what is beside it is found.
-    let mut command = command(program, url, arguments);
-    Ran::new(command.env("PATH", "").output().unwrap())
+#[test]
+fn every_option_of_a_deployment_has_its_effect() {
+    let moto = Moto::start();
+    let (folder, program) = installed();
+    let console = Console::installed(&program, &moto.url);
+    all_that_can_be_left_out(&console.elsewhere(&endpoint()));
+    the_whole_stack(&console, folder.path());
+    let program = folder.path().join("later");
+    let program = program.to_str().unwrap();
+    a_bucket_that_is_given(&console, program);
+    what_is_said_of_the_table(&console, program);
+    console.covers("deploy");
+    console.covers("upgrade");
 }
 
-#[test]
-fn the_whole_stack_in_one_command() {
-    let moto = Moto::start();
-    let stack = Stack::new(&moto.url, "whole");
+fn all_that_can_be_left_out(console: &Console) {
+    let stack = Stack::of(console.clone(), "bare");
+    let deploy = [
+        "deploy",
+        "--no-aggregator",
+        "--no-alarms",
+        "--no-policies",
+        "--no-dashboard",
+        "--no-deletion-protection",
+        "--no-wait",
+    ];
+    let begun = stack.json(&deploy);
+    assert_eq!(begun["operation"], "create");
+    let status = stack.json(&[
+        "deploy",
+        "--no-aggregator",
+        "--no-alarms",
+        "--no-policies",
+        "--no-dashboard",
+    ]);
+    assert_eq!(status["operation"], "nothing");
+    assert_eq!(stack.resources(), json!(["RateLimitsTable"]));
+}
+
+fn what_is_said_of_the_table(console: &Console, program: &str) {
+    let stack = Stack::of(console.clone(), "table");
+    let key = "alias/limits";
+    let protect = ["--deletion-protection", "--encryption-key", key];
+    let deploy = [&["deploy", "--aggregator", program], &protect[..]].concat();
+    stack.json(&deploy);
+    let table = "print(json.dumps(client('dynamodb').describe_table(TableName=name)['Table'], \
+        default=str))";
+    let table = stack.ask(table);
+    assert_eq!(table["DeletionProtectionEnabled"], json!(true), "{table}");
+    // moto knows no keys of tables.
+    assert_eq!(stack.json(&["status"])["parameters"]["EncryptionKey"], key);
+}
+
+fn a_bucket_that_is_given(console: &Console, program: &str) {
+    let stack = Stack::of(console.clone(), "given");
+    let create = "print(json.dumps(client('s3').create_bucket(Bucket=name), default=str))";
+    ask(&console.url, create, "my-bucket");
+    let given = ["--artifact-bucket", "my-bucket", "--aggregator", program];
+    let deployed = stack.json(&[&["deploy"], &given[..]].concat());
+    assert_eq!(
+        deployed["stack"]["parameters"]["AggregatorCodeBucket"],
+        "my-bucket"
+    );
+    stack.run(&["delete", "--yes"]).code(0);
+    let list = "print(json.dumps(client('s3').list_objects_v2(Bucket=name)['KeyCount']))";
+    assert_eq!(ask(&console.url, list, "my-bucket"), json!(0));
+    stack.run(&["status"]).code(4);
+}
+
+fn the_whole_stack(console: &Console, folder: &Path) {
+    let stack = Stack::of(console.clone(), "whole");
     let name = format!("ZAEL-{}", stack.name);
-    let (folder, program) = installed();
-    let later = folder.path().join("later");
+    let later = folder.join("later");
     stand_in(&later, "later");
     let later = later.to_str().unwrap();
     let topic = "arn:aws:sns:us-east-1:123456789012:alarms";
     let deploy = [
         "deploy",
-        "--name",
-        &stack.name,
-        "--json",
         "--snapshot-windows",
         "hourly,monthly",
         "--retention-days",
@@ -89,7 +146,7 @@ fn the_whole_stack_in_one_command() {
         "app-{}",
         "--wait",
     ];
-    let deployed = run_installed(&program, &moto.url, &deploy).json();
+    let deployed = stack.json(&deploy);
     assert_eq!(deployed["operation"], "create");
     let parameters = &deployed["stack"]["parameters"];
     assert_eq!(parameters["LambdaDurationThreshold"], "50000");
@@ -97,7 +154,7 @@ fn the_whole_stack_in_one_command() {
     let key = parameters["AggregatorCodeKey"].as_str().unwrap().to_owned();
     assert!(key.starts_with(&format!("{name}/aggregator-")), "{key}");
 
-    let found = moto.ask(INSPECT, &name);
+    let found = stack.ask(INSPECT);
     let function = &found["function"];
     assert_eq!(function["Runtime"], "provided.al2023");
     assert_eq!(function["Handler"], "bootstrap");
@@ -156,7 +213,7 @@ fn the_whole_stack_in_one_command() {
     }
 
     // The same again; then another option; then without the program, which is deployed.
-    let again = run_installed(&program, &moto.url, &deploy).json();
+    let again = stack.json(&deploy);
     assert_eq!(again["operation"], "nothing");
     let versions = stack.json(&["version"]);
     assert_eq!(
@@ -165,68 +222,39 @@ fn the_whole_stack_in_one_command() {
     );
     // moto would make the table anew if any of its options changed.
     let changed = deploy.map(|argument| if argument == "512" { "128" } else { argument });
-    std::fs::remove_file(folder.path().join("zae-limiter-aggregator")).unwrap();
-    let changed = run_installed(&program, &moto.url, &changed).json();
+    std::fs::remove_file(folder.join("zae-limiter-aggregator")).unwrap();
+    let changed = stack.json(&changed);
     assert_eq!(changed["operation"], "update");
     assert_eq!(
         changed["stack"]["parameters"]["AggregatorCodeKey"],
         key.as_str()
     );
-    assert_eq!(
-        moto.ask(INSPECT, &name)["function"]["MemorySize"],
-        json!(128)
-    );
+    assert_eq!(stack.ask(INSPECT)["function"]["MemorySize"], json!(128));
     let upgraded = stack.json(&["upgrade", "--lambda-only", "--aggregator", later]);
     assert_eq!(upgraded["operation"], "update");
     assert_ne!(
         upgraded["stack"]["parameters"]["AggregatorCodeKey"],
         key.as_str()
     );
+    let forced = stack.json(&["upgrade", "--force", "--aggregator", later]);
+    assert_eq!(forced["operation"], "nothing");
 
     stack.run(&["delete", "--yes"]).code(0);
     let buckets = "print(json.dumps([b['Name'] for b in client('s3').list_buckets()['Buckets']]))";
     assert_eq!(
-        moto.ask(buckets, ""),
+        ask(&console.url, buckets, ""),
         json!([]),
         "the bucket is gone with its last package"
     );
 }
 
 #[test]
-fn a_bucket_that_was_given_is_used_and_stays() {
-    let moto = Moto::start();
-    let stack = Stack::new(&moto.url, "given");
-    let create = "print(json.dumps(client('s3').create_bucket(Bucket=name), default=str))";
-    moto.ask(create, "my-bucket");
-    let (folder, _) = installed();
-    let program = folder.path().join("zae-limiter-aggregator");
-    let program = program.to_str().unwrap();
-    let deploy = [
-        "deploy",
-        "--artifact-bucket",
-        "my-bucket",
-        "--aggregator",
-        program,
-    ];
-    let deployed = stack.json(&deploy);
-    assert_eq!(
-        deployed["stack"]["parameters"]["AggregatorCodeBucket"],
-        "my-bucket"
-    );
-    stack.run(&["delete", "--yes"]).code(0);
-    let list = "print(json.dumps(client('s3').list_objects_v2(Bucket=name)['KeyCount']))";
-    assert_eq!(moto.ask(list, "my-bucket"), json!(0));
-    stack.run(&["status"]).code(4);
-}
-
-#[test]
 fn without_a_program_it_says_what_to_do() {
     let moto = Moto::start();
-    let stack = Stack::new(&moto.url, "none");
     let (folder, program) = installed();
     std::fs::remove_file(folder.path().join("zae-limiter-aggregator")).unwrap();
-    let deploy = ["deploy", "--name", &stack.name];
-    let ran = run_installed(&program, &moto.url, &deploy).code(1);
+    let stack = Stack::of(Console::installed(&program, &moto.url), "none");
+    let ran = stack.run(&["deploy"]).code(1);
     assert!(ran.err.contains("--no-aggregator"), "{ran:?}");
     stack.run(&["status"]).code(4);
 }
@@ -234,17 +262,15 @@ fn without_a_program_it_says_what_to_do() {
 #[test]
 fn what_was_never_finished_is_cleared_away() {
     let moto = Moto::start();
-    let stack = Stack::new(&moto.url, "review");
-    let name = format!("ZAEL-{}", stack.name);
+    let (_folder, program) = installed();
+    let stack = Stack::of(Console::installed(&program, &moto.url), "review");
     let review = "
 cf = client('cloudformation')
 cf.create_change_set(StackName=name, ChangeSetName='x', ChangeSetType='CREATE',
     TemplateBody='{\"Resources\": {\"Q\": {\"Type\": \"AWS::SQS::Queue\"}}}')
 print(json.dumps(cf.describe_stacks(StackName=name)['Stacks'][0]['StackStatus']))";
-    assert_eq!(moto.ask(review, &name), json!("REVIEW_IN_PROGRESS"));
-    let (_folder, program) = installed();
-    let deploy = ["deploy", "--name", &stack.name, "--json"];
-    let deployed = run_installed(&program, &moto.url, &deploy).json();
+    assert_eq!(stack.ask(review), json!("REVIEW_IN_PROGRESS"));
+    let deployed = stack.json(&["deploy"]);
     assert_eq!(deployed["operation"], "create");
     assert_eq!(deployed["stack"]["status"], "CREATE_COMPLETE");
 }
@@ -263,27 +289,26 @@ fn the_package_is_exported() {
         "-o",
         zip.to_str().unwrap(),
     ];
-    let info = run("", &[&export[..], &["--info", "--json"]].concat()).json();
+    let console = Console::at("");
+    let info = console.json(&[&export[..], &["--info"]].concat());
     assert!(!zip.exists(), "--info writes nothing");
     assert!(
         info["architecture"] == "x86_64" && info["glibc"].is_null(),
         "{info}"
     );
-    let written = run("", &export).code(0);
+    let written = console.run(&export).code(0);
     assert!(written.out.contains("Needs glibc"), "{written:?}");
     assert!(zip.exists());
-    let refused = run("", &export).code(1);
+    let refused = console.run(&export).code(1);
     assert!(refused.err.contains("--force"), "{refused:?}");
-    run("", &[&export[..], &["--force"]].concat()).code(0);
+    console.run(&[&export[..], &["--force"]].concat()).code(0);
     let script = folder.path().join("script");
     std::fs::write(&script, "#!/bin/sh").unwrap();
-    let unfit = run(
-        "",
-        &["lambda-export", "--aggregator", script.to_str().unwrap()],
-    )
-    .code(1);
+    let script = ["lambda-export", "--aggregator", script.to_str().unwrap()];
+    let unfit = console.run(&script).code(1);
     assert!(
         unfit.err.contains("not a 64-bit Linux program"),
         "{unfit:?}"
     );
+    console.covers("lambda-export");
 }

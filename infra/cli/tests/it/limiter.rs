@@ -36,6 +36,9 @@ fn entities_limits_and_events() {
     stack
         .run(&["entity", "create", "user", "--parent", "org", "--cascade"])
         .code(0);
+    let itself = ["entity", "create", "me", "--parent", "me"];
+    let itself = stack.run(&itself).code(2);
+    assert!(itself.err.contains("invalid --parent"), "{itself:?}");
     let children = stack.json(&["entity", "children", "org"]);
     assert_eq!(
         (&children[0]["id"], &children[0]["cascade"]),
@@ -48,27 +51,25 @@ fn entities_limits_and_events() {
             .out
             .contains("user")
     );
-    stack
-        .run(&["entity", "set-parent", "user", "--none"])
-        .code(0);
+    stack.json(&["entity", "set-parent", "user", "--none", "--as", "ops"]);
     assert_eq!(
         stack.json(&["entity", "get", "user"])["parent_id"],
         json!(null)
     );
     stack.run(&["entity", "set-parent", "user", "org"]).code(0);
-    stack
-        .run(&[
-            "entity",
-            "update",
-            "user",
-            "--display-name",
-            "U",
-            "--cascade",
-            "false",
-            "--metadata",
-            "a=b",
-        ])
-        .code(0);
+    stack.json(&[
+        "entity",
+        "update",
+        "user",
+        "--display-name",
+        "U",
+        "--cascade",
+        "false",
+        "--metadata",
+        "a=b",
+        "--as",
+        "ops",
+    ]);
     let user = stack.json(&["entity", "get", "user"]);
     assert_eq!(
         (&user["name"], &user["cascade"]),
@@ -97,6 +98,9 @@ fn entities_limits_and_events() {
         "ops",
     ];
     assert_eq!(stack.json(&set)[0]["burst"], json!(150));
+    let twice = ["limits", "set", "-l", "rpm=1/day", "-l", "rpm=2/day"];
+    let twice = stack.run(&twice).code(2);
+    assert!(twice.err.contains("invalid --limit \"rpm\""), "{twice:?}");
     stack.run(&["limits", "set", "-l", "rpm=5/second"]).code(0);
     let limits = stack.json(&["limits", "get", "-e", "user", "-r", "gpt-4"]);
     assert_eq!(limits[1]["refill_amount"], json!(3), "{limits}");
@@ -126,6 +130,8 @@ fn entities_limits_and_events() {
     let next = first["next"].as_str().unwrap();
     let rest = stack.json(&["audit", "user", "--after", next]);
     assert_eq!(rest["items"][0]["action"], "limits_set");
+    let other = stack.run(&["audit", "org", "--after", next]).code(2);
+    assert!(other.err.contains("invalid --after"), "{other:?}");
     assert_eq!(
         stack.json(&["audit", "--system"])["items"][0]["action"],
         "limits_set"
@@ -152,8 +158,15 @@ fn entities_limits_and_events() {
         "100",
     ]);
     assert_eq!(nothing.code(0).out, "no buckets\nno buckets\n");
-    stack.run(&["entity", "delete", "user", "--yes"]).code(0);
+    let nothing = stack.json(&["watch", "user", "gpt-4", "--count", "1"]);
+    assert_eq!(nothing, json!([]));
+    let delete = ["entity", "delete", "user", "--yes", "--as", "ops"];
+    assert_eq!(stack.json(&delete)["done"], "deleted");
     stack.run(&["entity", "get", "user"]).code(4);
+    stack.console.covers("audit");
+    stack.console.covers("entity");
+    stack.console.covers("limits");
+    stack.console.covers("watch");
 }
 
 #[test]
@@ -184,25 +197,12 @@ fn versions() {
     );
 
     // A table that some later version has made.
-    let mut command = std::process::Command::new(crate::command::python());
-    let program = "import boto3, sys\n\
-        boto3.resource('dynamodb', endpoint_url=sys.argv[1], region_name='us-east-1')\
-        .Table(sys.argv[2]).update_item(Key={'PK': 'SYSTEM#', 'SK': '#VERSION'}, \
-        UpdateExpression='SET #d.schema_version = :v', ExpressionAttributeNames={'#d': 'data'}, \
-        ExpressionAttributeValues={':v': sys.argv[3]})";
-    let table = format!("ZAEL-{}", stack.name);
-    let mut set = |version: &str| {
-        let ran = command
-            .args(["-c", program, &stack.url, &table, version])
-            .output()
-            .unwrap();
-        assert!(
-            ran.status.success(),
-            "{}",
-            String::from_utf8_lossy(&ran.stderr)
-        );
-    };
-    set("2.0.0");
+    let later = "
+client('dynamodb').update_item(TableName=name, Key={'PK': {'S': 'SYSTEM#'}, 'SK': {'S': '#VERSION'}},
+    UpdateExpression='SET #d.schema_version = :v', ExpressionAttributeNames={'#d': 'data'},
+    ExpressionAttributeValues={':v': {'S': '2.0.0'}})
+print('null')";
+    stack.ask(later);
     let newer = stack.run(&["check"]).code(1);
     assert!(newer.err.contains("install a newer one"), "{newer:?}");
     stack.run(&["version"]).code(1);
@@ -210,5 +210,7 @@ fn versions() {
     assert!(refused.err.contains("--force"), "{refused:?}");
     stack.run(&["entity", "get", "x"]).code(1);
     stack.run(&["upgrade", "--force"]).code(0);
-    stack.run(&["check"]).code(0);
+    assert_eq!(stack.json(&["check"])["compatibility"], "compatible");
+    stack.console.covers("check");
+    stack.console.covers("version");
 }

@@ -5,6 +5,7 @@
 
 mod command;
 mod deploying;
+mod every_option;
 mod interrupted;
 mod lambda;
 mod limiter;

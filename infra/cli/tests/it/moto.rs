@@ -5,8 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::command::python;
 
 /// A server of its own; it ends with this.
@@ -38,23 +36,6 @@ impl Moto {
             thread::sleep(Duration::from_millis(50));
         }
         moto
-    }
-
-    /// Runs a Python program with `client(service)` at hand, for the JSON that it prints.
-    pub(crate) fn ask(&self, program: &str, argument: &str) -> Value {
-        let head = "import boto3, json, sys\n\
-            name = sys.argv[2]\n\
-            def client(service):\n\
-            \x20   return boto3.client(service, endpoint_url=sys.argv[1], region_name='us-east-1')\n";
-        let mut command = Command::new(python());
-        command.args(["-c", &format!("{head}{program}"), &self.url, argument]);
-        let command = command
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test");
-        let ran = command.output().unwrap();
-        let failed = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "{failed}");
-        serde_json::from_slice(&ran.stdout).expect("JSON")
     }
 }
 

@@ -68,14 +68,13 @@ impl Change {
     ) -> Result<Self, StackError> {
         let mut change = Self {
             parameters: BTreeMap::new(),
-            tags: tags(Some(found)),
+            tags: found.tags.clone(),
             keeps_template: lambda_only,
         };
         if !lambda_only {
+            change.tags = tags(Some(found));
             let schema = SCHEMA_VERSION.to_owned();
             change.parameters.insert("SchemaVersion", schema);
-        } else if let Some(digest) = found.tags.get(TEMPLATE_TAG) {
-            change.tags.insert(TEMPLATE_TAG.to_owned(), digest.clone());
         }
         if found.parameter("EnableAggregator") == Some("true") {
             let bucket = found.parameter(CODE_BUCKET);

@@ -32,7 +32,9 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, ProvideCredenti
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
-use zae_limiter_core::{BucketKey, ValidationError, schema};
+use zae_limiter_core::{
+    BucketKey, ValidationError, schema, validate_endpoint_url, validate_region,
+};
 
 use self::codec::Attributes;
 use self::error::{Place, failure};
@@ -50,6 +52,16 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to reach a table: plain data for [`DynamoDbStore::connect`].
+///
+/// ```
+/// use std::time::Duration;
+/// use zae_limiter::store::ConnectOptions;
+///
+/// let options = ConnectOptions::new("ZAEL-my-app")
+///     .region("us-east-1")
+///     .endpoint_url("http://localhost:4566")
+///     .operation_timeout(Duration::from_millis(500));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ConnectOptions {
@@ -61,6 +73,8 @@ pub struct ConnectOptions {
 
 impl ConnectOptions {
     /// The table of this name, given in full ("ZAEL-my-app").
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn new(table_name: impl Into<String>) -> Self {
         Self {
             table_name: table_name.into(),
@@ -71,6 +85,8 @@ impl ConnectOptions {
     }
 
     /// The AWS region. Default: what the environment and the AWS configuration say.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
@@ -78,6 +94,8 @@ impl ConnectOptions {
 
     /// Another endpoint than the region's, as a URL: an emulator, or a private one. Default:
     /// what the environment and the AWS configuration say, else the region's.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.endpoint_url = Some(url.into());
         self
@@ -85,6 +103,8 @@ impl ConnectOptions {
 
     /// How long a call may take before it counts as unanswered, the retries of a read included.
     /// Connecting may take half of it, and one second at most. Default: 2 s.
+    ///
+    /// See the example of [`ConnectOptions`].
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
         self
@@ -92,24 +112,9 @@ impl ConnectOptions {
 
     /// Checks what the SDK would panic of, or send anywhere.
     fn validate(&self) -> Result<(), ValidationError> {
-        let is_region = |region: &str| {
-            let mut chars = region.chars();
-            !region.is_empty() && chars.all(|c| c.is_ascii_alphanumeric() || c == '-')
-        };
-        if let Some(region) = self.region.as_deref().filter(|region| !is_region(region)) {
-            let rule = "must be letters, digits and hyphens, as in us-east-1";
-            return Err(ValidationError::new("region", region, rule));
-        }
-        let is_url = |url: &str| {
-            let rest = url.strip_prefix("http://");
-            let rest = rest.or_else(|| url.strip_prefix("https://"));
-            rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic()))
-        };
-        if let Some(url) = self.endpoint_url.as_deref().filter(|url| !is_url(url)) {
-            let rule = "must be a URL, as in http://localhost:4566";
-            return Err(ValidationError::new("endpoint_url", url, rule));
-        }
-        Ok(())
+        self.region.as_deref().map_or(Ok(()), validate_region)?;
+        let url = self.endpoint_url.as_deref();
+        url.map_or(Ok(()), validate_endpoint_url)
     }
 }
 
@@ -154,6 +159,15 @@ impl DynamoDbStore {
     /// Nothing is sent yet. A call may take 2 s where the client sets no operation timeout, and
     /// connecting half of a call and 1 s at most where it sets no shorter connect timeout than
     /// that of the whole.
+    ///
+    /// ```no_run
+    /// use zae_limiter::store::DynamoDbStore;
+    ///
+    /// # async fn store() {
+    /// let config = aws_config::load_from_env().await;
+    /// let table = DynamoDbStore::new(aws_sdk_dynamodb::Client::new(&config), "ZAEL-my-app");
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(client: Client, table_name: impl Into<String>) -> Self {
         let config = client.config();
@@ -171,6 +185,8 @@ impl DynamoDbStore {
     ///
     /// The table is not asked for; [`check`](Store::check) does that.
     ///
+    /// See the example of [`DynamoDbStore`].
+    ///
     /// # Errors
     /// [`StoreErrorKind::Invalid`] if no region is configured, or one that cannot be, or if the
     /// endpoint is not a URL; [`StoreErrorKind::AccessDenied`] or
@@ -185,12 +201,15 @@ impl DynamoDbStore {
             loader = loader.endpoint_url(url);
         }
         let config = loader.load().await;
+        // The environment may have named another.
+        let url = config.endpoint_url();
+        url.map_or(Ok(()), validate_endpoint_url)?;
         let place = Place {
             table: options.table_name,
             region: config.region().map(ToString::to_string),
             endpoint: config.endpoint_url().map(ToOwned::to_owned),
         };
-        if place.region.is_none() {
+        if place.region.as_deref().is_none_or(str::is_empty) {
             let message = format!("no region for {place}: give one, or set AWS_REGION");
             return Err(StoreError::new(StoreErrorKind::Invalid, message));
         }
@@ -236,6 +255,8 @@ impl DynamoDbStore {
     }
 
     /// The name of the table.
+    ///
+    /// See the example of [`create_table`](Self::create_table).
     #[must_use]
     pub fn table_name(&self) -> &str {
         &self.place.table

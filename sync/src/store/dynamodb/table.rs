@@ -28,6 +28,18 @@ impl DynamoDbStore {
     /// Creates the table with its indexes, stream and time-to-live, on-demand, and waits until it
     /// is active: for development and tests. In production the CloudFormation stack does it.
     ///
+    /// ```no_run
+    /// use zae_limiter::store::{ConnectOptions, DynamoDbStore};
+    ///
+    /// # async fn test() -> Result<(), zae_limiter::store::StoreError> {
+    /// let options = ConnectOptions::new("ZAEL-test").endpoint_url("http://localhost:4566");
+    /// let table = DynamoDbStore::connect(options).await?;
+    /// table.create_table().await?;
+    /// println!("{} is there", table.table_name());
+    /// table.delete_table().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError`] if there is a table of that name, if it does not become active within two
     /// minutes, or if the service cannot be asked.
@@ -106,6 +118,8 @@ impl DynamoDbStore {
 
     /// Deletes the table and all that is in it, and waits until it is gone: for development and
     /// tests.
+    ///
+    /// See the example of [`create_table`](Self::create_table).
     ///
     /// # Errors
     /// [`StoreError`] if there is no such table, if it is not gone within two minutes, or if the

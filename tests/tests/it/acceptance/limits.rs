@@ -113,7 +113,15 @@ pub(super) async fn child_and_parent_have_limits_of_their_own(world: &World) -> 
         "the parent's"
     );
 
-    let available = look().available().await?;
+    // What a block does not take back any more comes back with the next renewal.
+    let mut available = look().available().await?;
+    while available
+        .iter()
+        .any(|a| a.limit_name == "tpm" && a.estimate < 600)
+    {
+        world.pause(Duration::from_millis(10)).await;
+        available = look().available().await?;
+    }
     let of = |id: &str| -> Vec<_> {
         let of = available.iter().filter(|a| a.entity_id == id);
         of.map(|a| (a.limit_name.as_str(), a.estimate)).collect()

@@ -68,6 +68,12 @@ pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> 
     let refused = refused.expect_err("as it was said");
     let exceeded = refused.as_exceeded().expect("a rejection");
     assert!(exceeded.retry_after() <= tenth);
+    let short = exceeded.primary_violation().expect("the parent's");
+    assert_eq!(
+        (short.entity_id.as_str(), short.available),
+        ("project", 2),
+        "as it was said"
+    );
 
     limiter.shutdown(SOON).await;
     for (id, level) in [("key", 10), ("project", 2)] {

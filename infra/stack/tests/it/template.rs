@@ -1,34 +1,12 @@
-//! The template: what the linter says, and what it promises beyond that.
-
-#![allow(clippy::unwrap_used)] // helpers are tests too
+//! That the template is valid, and agrees with the library and with the options.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
 use serde_json::Value;
 use zae_limiter_core::schema;
 use zae_limiter_infra::{LOG_RETENTION_DAYS, StackOptions, TEMPLATE};
 
-/// Runs a Python program with cfn-lint at hand; it is handed the template's path.
-fn python(program: &str) -> (bool, String) {
-    let python = std::env::var("ZAE_LIMITER_TEST_AWS_PYTHON");
-    let python = python.expect("ZAE_LIMITER_TEST_AWS_PYTHON is not set; run tests/run: it sets it");
-    let template = concat!(env!("CARGO_MANIFEST_DIR"), "/template.yaml");
-    let mut command = Command::new(python);
-    let ran = command.args(["-c", program, template]).output().unwrap();
-    let text = [ran.stdout, ran.stderr].concat();
-    (ran.status.success(), String::from_utf8(text).unwrap())
-}
-
-/// The template with its tags (!Ref and so on) written out.
-fn template() -> Value {
-    let (ok, json) = python(
-        "import json, sys, cfnlint.decode\n\
-         print(json.dumps(cfnlint.decode.decode(sys.argv[1])[0], default=str))",
-    );
-    assert!(ok, "{json}");
-    serde_json::from_str(&json).unwrap()
-}
+use crate::{python, template};
 
 fn resources(template: &Value, kind: &str) -> Vec<(String, Value)> {
     let all = template["Resources"].as_object().unwrap().iter();
@@ -38,7 +16,10 @@ fn resources(template: &Value, kind: &str) -> Vec<(String, Value)> {
 
 #[test]
 fn the_linter_has_nothing_to_say() {
-    let (ok, text) = python("import sys; from cfnlint.runner import main; sys.exit(main())");
+    let (ok, text) = python(
+        "import sys; from cfnlint.runner import main; sys.exit(main())",
+        "",
+    );
     assert!(ok && text.trim().is_empty(), "{text}");
 }
 
@@ -175,4 +156,52 @@ fn the_dashboard_is_json() {
     let body = body["Fn::Sub"].as_str().unwrap().replace("${AWS::", "{");
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["widgets"].as_array().unwrap().len(), 6);
+}
+
+/// Whether the pattern of a parameter takes each of these values.
+fn taken(parameter: &str, values: &[&str]) -> Vec<bool> {
+    let pattern = &template()["Parameters"][parameter]["AllowedPattern"];
+    let asked = serde_json::json!([pattern, values]).to_string();
+    let program = "import json, re, sys\n\
+                   pattern, values = json.loads(sys.argv[2])\n\
+                   print(json.dumps([bool(re.search(pattern, v)) for v in values]))";
+    let (ok, json) = python(program, &asked);
+    assert!(ok, "{json}");
+    serde_json::from_str(&json).unwrap()
+}
+
+#[test]
+fn its_patterns_take_what_the_options_take() {
+    const ID: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
+    type Set = fn(StackOptions, &str) -> StackOptions;
+    let arn = |rest: &str| format!("arn:aws:{rest}");
+    let arns = [
+        arn(&format!("kms:eu-west-1:123456789012:key/{ID}")),
+        arn("kms:eu-west-1:123456789012:alias/limits"),
+        arn("kms:eu-west-1:123456789012:grant/limits"),
+        arn("sns:eu-west-1:123456789012:alarms"),
+        arn("sqs:eu-west-1:123456789012:alarms"),
+        arn("iam::123456789012:policy/team/b"),
+        arn("iam::aws:policy/b"),
+        arn("iam::123456789012:role/b"),
+    ];
+    let arns = arns.each_ref().map(String::as_str);
+    let others = ["aws-owned", "aws-managed", "mine", "alias/x", "alias/", ID];
+    let windows = ["daily", "hourly,monthly", "weekly", "daily;hourly", ""];
+    let both = [&arns[..], &others].concat();
+    let parameters: [(&str, &[&str], Set); 3] = [
+        ("EncryptionKey", &both, |o, v| o.encryption_key(v)),
+        ("AlarmSNSTopicArn", &both, |o, v| o.alarm_sns_topic(v)),
+        ("SnapshotWindows", &windows, |o, v| o.snapshot_windows(v)),
+    ];
+    for (parameter, values, set) in parameters {
+        let valid = |value: &&str| set(StackOptions::default(), value).validate().is_ok();
+        let valid: Vec<_> = values.iter().map(valid).collect();
+        assert!(valid.contains(&true) && valid.contains(&false));
+        assert_eq!(taken(parameter, values), valid, "{parameter}: {values:?}");
+    }
+    // A name is made an ARN before it is sent.
+    let bounds = |o: StackOptions, v: &str| o.permission_boundary(v).validate().is_ok();
+    let valid: Vec<_> = arns.map(|v| bounds(StackOptions::default(), v)).into();
+    assert_eq!(taken("PermissionBoundary", &arns), valid);
 }
