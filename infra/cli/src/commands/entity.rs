@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::named;
 use crate::output::{Output, pairs, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -192,12 +193,10 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
             let entity = &delete.changed.entity;
             let what = format!("entity {entity:?}, its buckets and limits are deleted");
             output.confirm(&what, delete.yes)?;
-            delete
-                .changed
-                .limiter()
-                .await?
-                .delete_entity(entity)
-                .await?;
+            let progress = Progress::new(output, format!("deleting entity {entity}"));
+            let limiter = delete.changed.limiter().await?;
+            limiter.delete_entity(entity).await?;
+            drop(progress);
             done(entity, "deleted", output)
         }
     }

@@ -8,6 +8,7 @@ use zae_limiter_infra::{AGGREGATOR_PROGRAM, Package, PackageError};
 use crate::failure::Failure;
 use crate::named;
 use crate::output::{Output, pairs};
+use crate::progress::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -33,7 +34,9 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
              install {AGGREGATOR_PROGRAM}), or name one with --aggregator"
         ))
     })?;
+    let progress = Progress::new(output, format!("packing {}", program.display()));
     let package = Package::from_program(&program);
+    drop(progress);
     let package = package.map_err(|error: PackageError| Failure::failed(error.to_string()))?;
     if !arguments.info {
         write(arguments, &package.zip)?;

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::named;
 use crate::output::{Output, pairs, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -35,10 +36,12 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         parents_only,
         place,
     }) = command;
+    let progress = Progress::new(output, format!("reading the buckets of {resource}"));
     let limiter = place.limiter().await?;
     let found = limiter
         .get_resource_capacity(&resource, &limit, parents_only)
         .await?;
+    drop(progress);
     output.show(&found, || {
         let rows = found.entities.iter().map(|entity| {
             [

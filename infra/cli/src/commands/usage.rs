@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::named;
 use crate::output::{Output, table};
 use crate::place::Place;
+use crate::progress::Progress;
 
 /// How wide a plot's longest bar is, in characters.
 const BAR: usize = 50;
@@ -109,8 +110,9 @@ impl Which {
         Ok(query)
     }
 
-    async fn snapshots(&self) -> Result<Vec<UsageSnapshot>, Failure> {
+    async fn snapshots(&self, output: &Output) -> Result<Vec<UsageSnapshot>, Failure> {
         let query = self.query()?;
+        let _progress = Progress::new(output, "reading usage");
         let limiter = self.place.limiter().await?;
         let mut request = PageRequest::default().size(1_000);
         let mut snapshots = Vec::new();
@@ -128,7 +130,7 @@ impl Which {
 pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::List(List { which }) => {
-            let snapshots = which.snapshots().await?;
+            let snapshots = which.snapshots(output).await?;
             output.show(&snapshots, || {
                 let rows = snapshots.iter().map(|snapshot| {
                     let counters = snapshot.counters.iter();
@@ -146,8 +148,10 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         }
         Command::Summary(which) => {
             let query = which.query()?;
+            let progress = Progress::new(output, "reading usage");
             let limiter = which.place.limiter().await?;
             let summary = limiter.summarize_usage(&query).await?;
+            drop(progress);
             output.show(&summary, || {
                 let rows = summary.limits.iter().map(|(limit, usage)| {
                     [
@@ -163,7 +167,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> Result<(), Failure
         }
         Command::Plot(Plot { limit, svg, which }) => {
             let mut by_start = BTreeMap::<String, i64>::new();
-            for snapshot in which.snapshots().await? {
+            for snapshot in which.snapshots(output).await? {
                 let tokens = snapshot.counters.get(&limit).copied().unwrap_or(0);
                 *by_start.entry(snapshot.window_start).or_default() += tokens;
             }

@@ -100,6 +100,8 @@ struct View {
     json: bool,
     bars: MultiProgress,
     by_limit: Vec<ProgressBar>,
+    /// Whether it has been said that there is nothing yet.
+    waits: bool,
 }
 
 impl View {
@@ -108,6 +110,7 @@ impl View {
             json: output.json,
             bars: MultiProgress::new(),
             by_limit: Vec::new(),
+            waits: false,
         }
     }
 
@@ -122,6 +125,10 @@ impl View {
                 return print("no buckets");
             }
             return levels.iter().try_for_each(|level| print(&line(level)));
+        }
+        if levels.is_empty() && self.by_limit.is_empty() && !self.waits {
+            self.waits = true;
+            return print("no buckets yet");
         }
         while self.by_limit.len() < levels.len() {
             self.by_limit.push(self.bars.add(ProgressBar::no_length()));
