@@ -1,5 +1,7 @@
 //! The one error of this crate: an input that breaks a rule.
 
+use serde::{Deserialize, Serialize};
+
 /// An input that breaks a rule. Nothing was changed.
 ///
 /// ```
@@ -22,7 +24,8 @@ pub struct ValidationError {
 /// What sort of input breaks the rule.
 ///
 /// See the example of [`ValidationError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ValidationErrorKind {
     /// What should be the identifier of an entity or of a principal is none

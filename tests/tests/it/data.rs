@@ -12,7 +12,8 @@ use zae_limiter::{
     AuditAction, AuditEvent, Available, Clock, Compatibility, Degraded, Entity, EntityCapacity,
     EntityChange, ErrorKind, FailureMode, LeasedOptions, Limit, LimitOwner, LimitScope,
     LimitStatus, LimitUsage, Metrics, Mode, NewEntity, Page, PageRequest, PageToken, RateLimiter,
-    ResourceCapacity, Settings, Share, Terms, UsageSnapshot, UsageSummary, VersionRecord, Window,
+    ResourceCapacity, Settings, Share, Terms, UsageSnapshot, UsageSummary, ValidationErrorKind,
+    VersionRecord, Window,
 };
 
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -152,6 +153,7 @@ fn all_public_data_comes_back_from_json_as_it_was() {
         comes_back(&kind);
     }
     comes_back(&StoreErrorKind::TableMissing);
+    comes_back(&ValidationErrorKind::Identifier);
     comes_back(&Closed { unreturned: 3 });
 }
 
