@@ -169,7 +169,7 @@ pub enum RingGuard {
         /// The most tokens granted in the epoch before.
         held_before_max: i64,
     },
-    /// Nobody has touched it since it was seen.
+    /// Nobody has touched it since it was seen, but to report demand.
     Unchanged(Ring),
 }
 
@@ -266,8 +266,15 @@ impl RingGuard {
         match (self, found) {
             (Self::Any, _) => true,
             (Self::Absent, found) => found.is_none(),
-            (Self::Unchanged(seen), found) => found == Some(seen),
-            (Self::Live { .. }, None) => false,
+            (Self::Unchanged(_) | Self::Live { .. }, None) => false,
+            (Self::Unchanged(seen), Some(found)) => {
+                let demand_milli = found.demand_milli;
+                *found
+                    == Ring {
+                        demand_milli,
+                        ..*seen
+                    }
+            }
             (
                 &Self::Live {
                     lease_ttl_ms,

@@ -38,9 +38,9 @@ fn five_hundred_fleets_keep_every_promise() {
 /// Found in long runs, and mended since.
 #[test]
 fn fleets_that_once_broke_a_promise_keep_it() {
-    const SEEDS: [u64; 19] = [
-        2025, 2155, 2926, 6175, 7036, 8152, 14_835, 17_309, 18_495, 21_902, 25_972, 40_332, 60_624,
-        68_085, 87_264, 118_075, 131_308, 135_002, 141_796,
+    const SEEDS: [u64; 22] = [
+        2025, 2155, 2926, 6175, 7036, 8152, 14_835, 17_309, 18_495, 21_902, 25_972, 40_332, 48_189,
+        58_426, 60_624, 61_376, 68_085, 87_264, 118_075, 131_308, 135_002, 141_796,
     ];
     for seed in SEEDS {
         let report = Scenario::random(seed, REQUESTS).run();

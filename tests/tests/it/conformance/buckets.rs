@@ -187,13 +187,15 @@ pub(super) async fn the_ring_guards_refuse(store: Arc<dyn Store>) {
         held_max: most,
         held_before_max: most,
     };
-    let mut other_demand = RING;
+    let (mut other_demand, mut other_tokens) = (RING, RING);
     other_demand.demand_milli[2] += 1;
+    other_tokens.held[2] += 1;
     for (ring, passes) in [
         (RingGuard::Any, true),
         (RingGuard::Absent, false),
         (RingGuard::Unchanged(RING), true),
-        (RingGuard::Unchanged(other_demand), false),
+        (RingGuard::Unchanged(other_demand), true), // that decides nothing
+        (RingGuard::Unchanged(other_tokens), false),
         (RingGuard::Unchanged(Ring { epoch: 99, ..RING }), false),
         (live(100, most, most), true),
         (live(101, most, most), true),
