@@ -63,7 +63,8 @@ impl Bucket {
     }
 }
 
+/// None of a bucket that is not in use: it is not to be in use for that.
 fn account<'a>(state: &'a mut State, limit: &Limit) -> Option<&'a mut Account> {
     let slot = state.slot(limit.name())?;
-    Some(state.active().books.account(slot))
+    Some(state.active.as_deref_mut()?.books.account(slot))
 }

@@ -14,7 +14,7 @@ use zae_limiter::Limit;
 use zae_limiter_core::sabotage::Sabotage;
 use zae_limiter_tests::fleet::Fleet;
 use zae_limiter_tests::rounds::{Rounds, Summary};
-use zae_limiter_tests::simulation::{self, REQUESTS, Report, Scenario};
+use zae_limiter_tests::simulation::{self, REQUESTS, Recovery, Report, Scenario};
 use zae_limiter_tests::{fresh_table, stall};
 
 /// What is promised of faults, and what is measured.
@@ -79,10 +79,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn simulated(seeds: u64) -> Vec<Row> {
     let begun = Instant::now();
     let (mut all, mut broken) = (Report::default(), 0);
+    let mut recoveries = Vec::new();
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let draw = |seed| Scenario::random(seed, REQUESTS);
     simulation::play(0..seeds, threads, &draw, &mut |_, report| {
         broken += u64::from(report.violation.is_some());
+        recoveries.extend(report.recovery);
         all.add(&report);
         true
     });
@@ -92,12 +94,28 @@ fn simulated(seeds: u64) -> Vec<Row> {
         "{broken} broken; {} acquires, {faults} faults, {seconds:.1} s",
         all.acquires
     );
-    vec![row(
+    let fleets = row(
         &format!("{seeds} simulated fleets, all checkers on"),
         "no promise broken, under 60 s",
         measured,
         broken == 0 && seconds < 60.0,
-    )]
+    );
+    vec![fleets, well_again(&recoveries)]
+}
+
+fn well_again(recoveries: &[Recovery]) -> Row {
+    let well = recoveries.iter().filter(|r| r.is_well()).count();
+    let sum = |of: fn(&Recovery) -> u64| recoveries.iter().map(of).sum::<u64>() as f64;
+    let admitted = sum(|r| r.admitted) / sum(|r| r.allowed).max(1.0);
+    row(
+        "two renewal periods after the last fault, and a change of load",
+        "each fleet admits 0.97 of what is allowed, Jain 0.9",
+        format!(
+            "{admitted:.3} of all; {well} of {} fleets",
+            recoveries.len()
+        ),
+        well == recoveries.len(),
+    )
 }
 
 fn planted() -> Vec<Row> {
