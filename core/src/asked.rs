@@ -1,4 +1,4 @@
-//! What is asked of the table in strict mode: demand that processes which lease are to know of.
+//! What is asked of the table in strict mode, at each try: demand that processes which lease are to know of.
 //! Each strict write tells the ring of what was asked for since the one before, refusals included;
 //! over an epoch that adds up to the mean. Who leases would else take all that flows in.
 
@@ -10,7 +10,7 @@ use crate::books::Account;
 use crate::bucket::{Bucket, State};
 use crate::{Charges, Clock, Limit, MonotonicTime};
 
-/// Tokens that were asked of the table, acquire by acquire, and that it has not been told of.
+/// Tokens that were asked of the table, and that it has not been told of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// How many.
@@ -29,7 +29,7 @@ impl Bucket {
                 if account.asked_since == MonotonicTime::ZERO {
                     account.asked_since = now;
                 }
-                account.asked += tokens;
+                account.asked = account.asked.saturating_add(tokens);
             }
         }
     }
@@ -56,7 +56,7 @@ impl Bucket {
         let mut state = self.lock();
         for ((at, _), asked) in charges.iter().zip(asked) {
             if let Some(account) = account(&mut state, &limits[at as usize]) {
-                account.asked += asked.tokens;
+                account.asked = account.asked.saturating_add(asked.tokens);
                 account.asked_since = account.asked_since.min(now.before(asked.during));
             }
         }

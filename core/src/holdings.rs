@@ -239,7 +239,7 @@ pub(crate) struct Share {
 }
 
 impl Books {
-    /// `holding` is what the process holds after the write, if it is in leased mode.
+    /// Of the limit as `found`, for a write of `t`; what it enters goes to `entry`.
     pub(crate) fn of(
         found: &LimitItem,
         now: WallTime,

@@ -169,7 +169,7 @@ pub enum RingGuard {
         /// The most tokens granted in the epoch before.
         held_before_max: i64,
     },
-    /// Nobody has touched it since it was seen, but to report demand.
+    /// Nobody has touched it since it was seen, but to report demand of the same epoch.
     Unchanged(Ring),
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::sync::futures::Notified;
 use tokio::time;
 use zae_limiter_core::{Paid, Shortage};
 
@@ -215,9 +216,12 @@ impl<'a> Admission<'a> {
         let mut places = SmallVec::<[_; 2]>::new();
         match self.place(targets, 0, deadline).await {
             Some(place) => places.push(place),
-            None => return Err(self.too_late(targets).into()),
+            None => return Err(self.as_known(targets).into()),
         }
         loop {
+            if self.engine.is_closed() {
+                return Err(Error::Closed);
+            }
             let exceeded = match self.pay_once(targets).await {
                 Err(Error::RateLimitExceeded(exceeded)) => exceeded,
                 answer => return answer,
@@ -233,8 +237,9 @@ impl<'a> Admission<'a> {
             } else if places.len() < targets.len() {
                 match self.place(targets, places.len(), deadline).await {
                     Some(place) => places.push(place),
-                    None => return Err(self.too_late(targets).into()),
+                    None => return Err(self.as_known(targets).into()),
                 }
+                continue; // much may have changed since
             }
             self.pause(targets, until).await;
         }
@@ -253,7 +258,7 @@ impl<'a> Admission<'a> {
         Some(place)
     }
 
-    fn too_late(&self, targets: &[Target<'a>]) -> RateLimitExceeded {
+    fn as_known(&self, targets: &[Target<'a>]) -> RateLimitExceeded {
         if self.strict {
             status::of_table(&self.engine.clock, targets, None)
         } else {
@@ -263,36 +268,51 @@ impl<'a> Admission<'a> {
 
     /// Waits until then, or until there may be tokens sooner: somebody has given some back.
     async fn pause(&self, targets: &[Target<'a>], until: time::Instant) {
-        let parent = targets.last().unwrap_or(&targets[0]);
-        let of = |target: &Target<'_>| self.engine.waiting_for(target.bucket.bucket()).notified();
+        let engine = self.engine;
         loop {
+            // Enlisted before the look: what is given back in between is not missed.
+            let (mut first, mut second) = (
+                std::pin::pin!(self.bell(targets, 0)),
+                std::pin::pin!(self.bell(targets, 1)),
+            );
+            first.as_mut().enable();
+            second.as_mut().enable();
+            let away = self.strict && engine.breaker.is_open();
+            if away || engine.is_closed() || self.looks_payable(targets) {
+                return time::sleep(PAUSE_MIN).await;
+            }
             tokio::select! {
                 () = time::sleep_until(until) => return,
-                () = of(&targets[0]) => {}
-                () = of(parent) => {}
+                () = first => {}
+                () = second => {}
             }
             // Blocks are looked at for nothing; a look at the table is a write.
-            if !self.strict || self.looks_payable(targets) {
+            if !self.strict {
                 return;
             }
         }
     }
 
-    /// Whether the tokens are there in the table, as it was last seen.
+    /// Rings when there may be more of what a target is charged.
+    fn bell(&self, targets: &[Target<'a>], at: usize) -> Notified<'_> {
+        let target = targets.get(at).unwrap_or(&targets[0]);
+        self.engine.waiting_for(target.bucket.bucket()).notified()
+    }
+
+    /// Whether the tokens are there, as far as is known here.
     fn looks_payable(&self, targets: &[Target<'a>]) -> bool {
-        let known = status::of_table(&self.engine.clock, targets, None);
+        let known = self.as_known(targets);
         let mut statuses = known.statuses().iter();
         statuses.all(|status| status.retry_after.is_zero())
     }
 
     async fn pay_from_blocks(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
-        let bell = |at: usize| {
-            let target = targets.get(at).unwrap_or(&targets[0]);
-            self.engine.waiting_for(target.bucket.bucket()).notified()
-        };
         loop {
             // Enlisted before the look: a write that ends in between is not missed.
-            let (mut first, mut second) = (std::pin::pin!(bell(0)), std::pin::pin!(bell(1)));
+            let (mut first, mut second) = (
+                std::pin::pin!(self.bell(targets, 0)),
+                std::pin::pin!(self.bell(targets, 1)),
+            );
             first.as_mut().enable();
             second.as_mut().enable();
             match self.take(targets)? {

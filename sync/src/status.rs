@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{Clock, Knowledge, Share, Ticks, plan};
+use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, plan};
 
 use crate::target::Target;
 use crate::{LimitStatus, RateLimitExceeded};
@@ -39,12 +39,24 @@ pub(crate) fn of_blocks(
         }
     }
     // Between the refusal and this look, tokens may have come in.
-    if !statuses.iter().any(|s| s.exceeded)
-        && let Some(status) = statuses.iter_mut().max_by_key(|s| s.retry_after)
-    {
-        status.exceeded = true;
+    if !statuses.iter().any(|s| s.exceeded) {
+        let at = refused.iter().position(|refused| *refused);
+        let asked = |s: &&mut LimitStatus| is_of(s, targets, at) && s.requested > 0;
+        if let Some(status) = statuses
+            .iter_mut()
+            .filter(asked)
+            .max_by_key(|s| s.retry_after)
+        {
+            status.exceeded = true;
+        }
     }
     RateLimitExceeded::new(statuses)
+}
+
+/// Whether a status is of the bucket that has refused, if one has.
+fn is_of(status: &LimitStatus, targets: &[Target<'_>], refused: Option<usize>) -> bool {
+    let bucket = refused.and_then(|at| targets.get(at)).map(|t| &t.bucket);
+    bucket.is_none_or(|bucket| status.entity_id == bucket.key().entity_id())
 }
 
 /// As the table holds the limits: which bucket has refused, and what it was found to be.
@@ -64,7 +76,7 @@ pub(crate) fn of_table(
         for (slot, limit) in target.limits.iter().enumerate() {
             let requested = target.requested(limit.name());
             let ahead = Ticks::from(ahead.tokens(slot as u32)) * limit.terms().token();
-            let level = plan::level(item, now, limit) - ahead;
+            let level = drawable(item, now, limit) - ahead;
             let retry_after = limit.terms().time_until(level, requested);
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
@@ -82,12 +94,21 @@ pub(crate) fn of_table(
         }
     }
     // Refill may have come in since the table said no.
+    let at = refused.map(|(at, _)| at);
+    let asked = |s: &&mut LimitStatus| is_of(s, targets, at) && s.requested > 0;
     if !statuses.iter().any(|s| s.exceeded)
-        && let Some(status) = statuses.iter_mut().find(|s| s.requested > 0)
+        && let Some(status) = statuses.iter_mut().find(asked)
     {
         status.exceeded = true;
     }
     RateLimitExceeded::new(statuses)
+}
+
+/// What may be taken of a limit: less than its level where others hold too much.
+fn drawable(item: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
+    let level = plan::level(item, now, limit);
+    let found = item.and_then(|item| item.limit(limit.name()));
+    found.map_or(level, |found| plan::drawable(found, now, None, level))
 }
 
 /// As far as is known, with nobody refused yet: what could be had now.

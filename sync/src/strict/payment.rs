@@ -182,6 +182,13 @@ impl BucketPayment {
         }
         self.tries += 1;
         self.planned_at = clock.wall();
+        if self.change == Change::Debit && self.seen.item().is_none() {
+            // A bucket that is not there is full; even so, it may be too little beside the line.
+            let fits = |t: &Transfer<'_>| plan::fits(None, self.planned_at, t);
+            if !self.transfers().iter().all(fits) {
+                return Next::Done(Err(NotWritten::Exceeded(None)));
+            }
+        }
         self.sent = clock.now();
         if self.change == Change::Debit {
             self.asked = self.bucket.tell(clock, &self.limits, &self.charges);

@@ -121,6 +121,34 @@ async fn who_cannot_be_served_in_time_is_told_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
+#[tokio::test]
+async fn who_waits_is_told_of_a_shutdown_at_once() {
+    for mode in [Mode::leased(), Mode::Strict] {
+        let (limiter, _store) = family(mode).await;
+        let limits = [Limit::per_hour("rph", 10).expect("a limit")];
+        let acquire = || {
+            limiter
+                .acquire("one", "api")
+                .limits(&limits)
+                .consume("rph", 10)
+        };
+        acquire().await.map(drop).expect("full");
+        let waits = || acquire().wait_up_to(Duration::from_secs(7_200));
+        let shutdown = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            limiter.shutdown(Duration::from_secs(5)).await
+        };
+        let (first, second, _) =
+            tokio::time::timeout(PATIENCE, async { tokio::join!(waits(), waits(), shutdown) })
+                .await
+                .expect("at once");
+        for waited in [first, second] {
+            let error = waited.map(drop).expect_err("closed");
+            assert_eq!(error.kind(), ErrorKind::Closed);
+        }
+    }
+}
+
 /// A limiter on a table in memory with `parent`, and `one` and `two` below it.
 async fn family(mode: Mode) -> (RateLimiter, MemoryStore) {
     let store = MemoryStore::new();

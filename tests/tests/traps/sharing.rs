@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use zae_limiter::store::WriteOutcome;
-use zae_limiter::strict::{BucketPayment, Change, Next};
+use zae_limiter::strict::{BucketPayment, Change, Next, NotWritten};
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Holding, Seen, Transfer};
 use zae_limiter_core::{Charges, Shortage};
@@ -182,6 +182,25 @@ fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
             Next::Done(result) => return result.is_ok(),
         }
     }
+}
+
+/// A bucket that is not there is full, but not beside what somebody waits for.
+#[test]
+fn a_bucket_that_somebody_waits_for_is_not_made_by_who_comes_later() {
+    let desk = Desk::new(&[limit(50, 50)]);
+    let pay = |tokens| {
+        let charges = Charges::default().with(0, tokens);
+        let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+        let payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
+        payment
+            .behind(Charges::default().with(0, 40))
+            .next(&desk.clock)
+    };
+    assert!(matches!(
+        pay(11),
+        Next::Done(Err(NotWritten::Exceeded(None)))
+    ));
+    assert!(matches!(pay(10), Next::Write(..)));
 }
 
 #[test]
