@@ -38,7 +38,7 @@ pub enum StackError {
     /// The aggregator is wanted, and there is no program to make its package of.
     #[error(
         "no aggregator: there is no {} beside this program or in PATH, and the stack has none yet; \
-         install it (cargo install zae-limiter-aggregator), name one, or do without usage snapshots",
+         install it (cargo install --path infra/aggregator), name one, or do without usage snapshots",
         crate::AGGREGATOR_PROGRAM
     )]
     NoAggregator,

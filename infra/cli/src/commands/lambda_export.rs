@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let program = found.ok_or_else(|| {
         Failure::failed(format!(
             "there is no {AGGREGATOR_PROGRAM} beside this command or in PATH; install it (cargo \
-             install {AGGREGATOR_PROGRAM}), or name one with --aggregator"
+             install --path infra/aggregator), or name one with --aggregator"
         ))
     })?;
     let progress = Progress::new(output, format!("packing {}", program.display()));
