@@ -52,6 +52,8 @@ mod admin;
 mod admission;
 mod audit;
 pub mod blocking;
+// Three modules are public for simulations and benches only.
+#[doc(hidden)]
 pub mod breaker;
 mod capacity;
 mod catalog;
@@ -68,6 +70,7 @@ mod line;
 mod look;
 mod metrics;
 mod page;
+#[doc(hidden)]
 pub mod reconciler;
 mod resolve;
 #[doc = include_str!("../GUIDE.md")]
@@ -84,6 +87,7 @@ mod stack;
 mod status;
 pub mod store;
 mod stored_limits;
+#[doc(hidden)]
 pub mod strict;
 mod target;
 mod usage;

@@ -161,7 +161,8 @@ impl MemoryStore {
         Self(Arc::new(Mutex::new(table)))
     }
 
-    /// Makes a conditional write at once, without a runtime.
+    /// Makes a conditional write at once, without a runtime: for simulations.
+    #[doc(hidden)]
     pub fn write(&self, key: &BucketKey, write: &BucketWrite) -> WriteOutcome {
         let mut table = self.0.lock();
         let mut stored = table.buckets.remove(key);
@@ -179,7 +180,8 @@ impl MemoryStore {
         }
     }
 
-    /// Reads a bucket at once, without a runtime.
+    /// Reads a bucket at once, without a runtime: for simulations.
+    #[doc(hidden)]
     #[must_use]
     pub fn bucket(&self, key: &BucketKey) -> Option<BucketItem> {
         self.0.lock().buckets.get(key).cloned()
