@@ -22,7 +22,7 @@ fn per_hour(name: &str, burst: u64) -> Limit {
     Limit::custom(name, burst, 1, Duration::from_secs(3_600)).expect("a limit")
 }
 
-/// B1 of the seed's library, which admits all 64.
+/// B1 of the Python library, which admits all 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_concurrent_acquires_exactly_the_burst_is_admitted() {
     let table = fresh_table("strict").await;

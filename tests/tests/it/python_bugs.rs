@@ -8,7 +8,7 @@ use zae_limiter::{Limit, Mode, NewEntity, RateLimiter};
 use zae_limiter_tests::{fresh_table, level};
 
 async fn connect(store: impl zae_limiter::store::Store, mode: Mode) -> RateLimiter {
-    let limiter = RateLimiter::builder("seed-bugs").store(store).mode(mode);
+    let limiter = RateLimiter::builder("python-bugs").store(store).mode(mode);
     limiter.connect().await.expect("a table")
 }
 
