@@ -80,6 +80,7 @@ async fn a_steady_acquire_is_one_write_and_no_read_whatever_the_number_of_limits
     }
 }
 
+/// B2 of the Python library.
 #[tokio::test]
 async fn what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once() {
     let table = fresh_table("strict").await;
