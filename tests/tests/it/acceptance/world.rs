@@ -86,7 +86,7 @@ impl World {
         };
         let client = client_for(&endpoint());
         for id in ids {
-            let key = BucketKey::new(*id, "gpt-4").expect("a key");
+            let key = BucketKey::new(id, "gpt-4").expect("a key");
             let bucket = table.store().read_bucket(&key).await.expect("a table");
             let counters = Counters::from(&bucket.expect("a bucket"));
             for window in Window::ALL {
