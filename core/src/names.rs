@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_of_the_seed_pass() {
+    fn identifiers_of_the_python_library_pass() {
         for id in [
             "a",
             "0",
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_named_in_the_order_of_the_seed() {
+    fn each_rule_is_named_in_the_order_of_the_python_library() {
         let long = "#".repeat(257);
         for (value, rule) in [
             ("", "cannot be empty"),

@@ -285,6 +285,7 @@ pub fn validate_stored_limits(limits: &[Limit]) -> Result<(), ValidationError> {
 mod tests {
     use super::*;
 
+    /// B15 of the Python library.
     #[test]
     fn a_delimiter_is_never_part_of_a_scope() {
         assert!(LimitScope::entity("a#b").is_err());

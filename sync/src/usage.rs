@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use zae_limiter_core::usage::{Window, timestamp};
+use zae_limiter_core::usage::{Window, parse_timestamp, timestamp};
 use zae_limiter_core::{ValidationError, WallTime, validate_identifier, validate_name};
 
 use crate::{Error, Page, PageRequest, RateLimiter};
 
-/// Which snapshots are wanted. Default: hourly ones, of all times.
+/// Which snapshots are wanted. Default: hourly ones, of all times. In JSON, times are RFC 3339.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -26,7 +26,8 @@ use crate::{Error, Page, PageRequest, RateLimiter};
 ///     .until(now);
 /// # Ok::<(), zae_limiter::ValidationError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "QueryFields", into = "QueryFields")]
 #[must_use]
 pub struct UsageQuery {
     pub(crate) entity_id: Option<String>,
@@ -34,6 +35,60 @@ pub struct UsageQuery {
     pub(crate) window: Window,
     pub(crate) since: WallTime,
     pub(crate) until: WallTime,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryFields {
+    entity_id: Option<String>,
+    resource: Option<String>,
+    #[serde(default = "hourly")]
+    window: Window,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+fn hourly() -> Window {
+    Window::Hourly
+}
+
+impl TryFrom<QueryFields> for UsageQuery {
+    type Error = ValidationError;
+    fn try_from(fields: QueryFields) -> Result<Self, ValidationError> {
+        let query = match (fields.entity_id, fields.resource) {
+            (Some(id), None) => Self::entity(id)?,
+            (Some(id), Some(resource)) => Self::entity(id)?.resource(resource)?,
+            (None, Some(resource)) => Self::of_resource(resource)?,
+            (None, None) => {
+                let rule = "must be there, or a resource, or both";
+                return Err(ValidationError::new("entity_id", "", rule));
+            }
+        };
+        let time = |field, text: Option<String>, default| {
+            let Some(text) = text else { return Ok(default) };
+            let wrong = || ValidationError::new(field, &text, "must be a time in RFC 3339");
+            parse_timestamp(&text).ok_or_else(wrong)
+        };
+        Ok(Self {
+            window: fields.window,
+            since: time("since", fields.since, query.since)?,
+            until: time("until", fields.until, query.until)?,
+            ..query
+        })
+    }
+}
+
+impl From<UsageQuery> for QueryFields {
+    fn from(query: UsageQuery) -> Self {
+        let unless = |default, time| (time != default).then(|| timestamp(time));
+        Self {
+            entity_id: query.entity_id,
+            resource: query.resource,
+            window: query.window,
+            since: unless(WallTime::ZERO, query.since),
+            until: unless(WallTime::NEVER, query.until),
+        }
+    }
 }
 
 impl UsageQuery {

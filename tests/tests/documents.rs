@@ -1,4 +1,5 @@
-//! Each test that a document names exists. Needs no endpoint.
+//! Each test that a document names exists, and names the mistake that it guards against where those
+//! have numbers. Needs no endpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,51 +17,97 @@ fn sources(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// What stands in backticks in the last column of tables in which that is called "test": a test,
-/// or a module of tests.
-fn named_in(text: &str) -> Vec<&str> {
-    let mut named = Vec::new();
+/// A row of a table in a document: its first cell, and the tests in its last.
+#[derive(Debug)]
+struct Row<'a> {
+    first: &'a str,
+    tests: Vec<&'a str>,
+}
+
+/// The rows of tables of which the last column is called "test": tests are what stands in backticks
+/// there.
+fn rows_of(text: &str) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
     let mut is_of_tests = false;
     for line in text.lines().map(|line| line.trim_start_matches("//! ")) {
         let cells = line.strip_prefix('|').map(|row| row.trim_end_matches('|'));
-        let last = cells.and_then(|row| row.rsplit('|').next());
-        is_of_tests = last.is_some_and(|cell| is_of_tests || cell.trim() == "test");
-        if let Some(cell) = last.filter(|_| is_of_tests) {
-            named.extend(cell.split('`').skip(1).step_by(2));
+        let ends = cells.and_then(|row| Some((row.split('|').next()?, row.rsplit('|').next()?)));
+        is_of_tests = ends.is_some_and(|(_, last)| is_of_tests || last.trim() == "test");
+        if let Some((first, last)) = ends.filter(|_| is_of_tests) {
+            let (first, tests) = (first.trim(), last.split('`').skip(1).step_by(2).collect());
+            rows.push(Row { first, tests });
         }
     }
-    named
+    rows
 }
 
-fn exists(name: &str, sources: &[(PathBuf, String)]) -> bool {
-    let within = |module: &str, path: &Path| path.iter().any(|part| part == module);
-    match name.split_once("::") {
-        Some((module, test)) => {
-            let test = format!("fn {test}(");
-            let mut files = sources.iter().filter(|(path, _)| within(module, path));
-            files.any(|(_, text)| text.contains(&test))
-        }
-        None => sources.iter().any(|(path, _)| within(name, path)),
-    }
+/// What stands right above a test, called `file::test` or `folder::test`; none if there is none.
+fn above<'a>(name: &str, sources: &'a [(PathBuf, String)]) -> Option<&'a str> {
+    let (module, test) = name.split_once("::")?;
+    let test = format!("fn {test}(");
+    sources.iter().find_map(|(path, text)| {
+        let before = text.split_once(&test).map(|(before, _)| before)?;
+        let is_there = path.iter().any(|part| part == module);
+        is_there.then(|| before.rsplit("\n\n").next().unwrap_or(before))
+    })
 }
 
-#[test]
-fn each_test_that_a_document_names_exists() {
+fn read(document: &str) -> String {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(package.join(document)).expect(document)
+}
+
+fn all_sources() -> Vec<(PathBuf, String)> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     for directory in ["tests", "../sync/src", "../core/src", "../infra"] {
         sources(&package.join(directory), &mut found);
     }
+    found
+}
+
+#[test]
+fn each_test_that_a_document_names_exists() {
+    let sources = all_sources();
     for (document, least) in [
         ("../sync/SEMANTICS.md", 15),
         ("../sync/MIGRATING.md", 50),
         ("tests/traps/main.rs", 60),
     ] {
-        let text = fs::read_to_string(package.join(document)).expect(document);
-        let named = named_in(&text);
+        let text = read(document);
+        let named: Vec<_> = rows_of(&text)
+            .into_iter()
+            .flat_map(|row| row.tests)
+            .collect();
         assert!(named.len() >= least, "{document}: {named:?}");
         for name in named {
-            assert!(exists(name, &found), "{document}: there is no {name}");
+            assert!(
+                above(name, &sources).is_some(),
+                "{document}: there is no {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_test_that_guards_against_a_mistake_with_a_number_names_it() {
+    let (sources, text) = (all_sources(), read("../sync/MIGRATING.md"));
+    let is_number = |cell: &str| {
+        cell.strip_prefix('B')
+            .is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    let mut rows = rows_of(&text);
+    rows.retain(|row| is_number(row.first));
+    assert!(rows.len() >= 20, "{rows:?}");
+    for Row { first, tests } in rows {
+        assert!(!tests.is_empty(), "{first} has no test");
+        for test in tests {
+            let above = above(test, &sources).unwrap_or_default();
+            let mut words = above.split(|letter: char| !letter.is_alphanumeric());
+            assert!(
+                words.any(|word| word == first),
+                "{test} does not name {first}"
+            );
         }
     }
 }

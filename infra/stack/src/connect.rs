@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use zae_limiter_core::{ValidationError, validate_endpoint_url, validate_region};
 
@@ -15,7 +16,8 @@ use crate::{StackError, StackOptions};
 ///
 /// let emulator = ConnectOptions::default().region("us-east-1").endpoint_url("http://localhost:4566");
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct ConnectOptions {
     region: Option<String>,

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use aws_sdk_cloudformation::error::{ProvideErrorMetadata, SdkError};
+use serde::{Deserialize, Serialize};
 use zae_limiter_core::ValidationError;
 
 use crate::package::PackageError;
@@ -99,7 +100,8 @@ pub enum StackError {
 /// What sort of [`StackError`] it is.
 ///
 /// See the example of [`StackError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StackErrorKind {
     /// [`StackError::Name`], [`StackError::Options`], [`StackError::Package`] and

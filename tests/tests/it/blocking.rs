@@ -79,6 +79,7 @@ fn runtimes() -> [Builder; 2] {
     [Builder::new_current_thread(), two]
 }
 
+/// B17 of the Python library.
 #[test]
 fn in_a_task_of_either_runtime_it_neither_panics_nor_hangs() {
     for mode in BOTH_MODES {

@@ -1,7 +1,7 @@
 //! Public data as JSON: it comes back as it was, and what breaks a rule does not come in.
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,8 +12,8 @@ use zae_limiter::{
     AuditAction, AuditEvent, Available, Clock, Compatibility, Degraded, Entity, EntityCapacity,
     EntityChange, ErrorKind, FailureMode, LeasedOptions, Limit, LimitOwner, LimitScope,
     LimitStatus, LimitUsage, Metrics, Mode, NewEntity, Page, PageRequest, PageToken, RateLimiter,
-    ResourceCapacity, Settings, Share, Terms, UsageSnapshot, UsageSummary, ValidationErrorKind,
-    VersionRecord, Window,
+    ResourceCapacity, Settings, Share, Terms, UsageQuery, UsageSnapshot, UsageSummary,
+    ValidationErrorKind, VersionRecord, Window,
 };
 
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
@@ -128,6 +128,21 @@ fn all_public_data_comes_back_from_json_as_it_was() {
     for degraded in [Degraded::Open, Degraded::Local] {
         comes_back(&degraded);
     }
+    let now = SystemTime::now();
+    let by_entity = UsageQuery::entity("user-1").expect("an id");
+    for query in [
+        by_entity.clone(),
+        by_entity
+            .resource("gpt-4")
+            .expect("a name")
+            .since(now - Duration::from_secs(7 * 86_400))
+            .until(now),
+        UsageQuery::of_resource("gpt-4")
+            .expect("a name")
+            .window(Window::Monthly),
+    ] {
+        comes_back(&query);
+    }
     comes_back(&UsageSnapshot {
         entity_id: "user-1".into(),
         resource: "gpt-4".into(),
@@ -202,6 +217,11 @@ fn what_breaks_a_rule_does_not_come_in() {
     is_refused::<Settings>(json!({ "mode": "lesed" }), "unknown variant");
     is_refused::<Settings>(json!({ "failure": "open" }), "unknown field");
     is_refused::<PageRequest>(json!({ "size": -1 }), "invalid value");
+    is_refused::<UsageQuery>(json!({}), "or a resource");
+    is_refused::<UsageQuery>(json!({ "entity_id": "a#b" }), "reserved delimiter");
+    is_refused::<UsageQuery>(json!({ "resource": "" }), "cannot be empty");
+    is_refused::<UsageQuery>(json!({ "resource": "a", "since": "today" }), "RFC 3339");
+    is_refused::<UsageQuery>(json!({ "resource": "a", "from": "today" }), "unknown field");
     let freed: EntityChange = serde_json::from_value(json!({ "parent_id": null })).expect("JSON");
     assert_eq!(freed.parent_id, Some(None));
 }

@@ -29,6 +29,7 @@ fn per_day(name: &str, burst: u64) -> Limit {
     Limit::custom(name, burst, 1, Duration::from_secs(86_400)).expect("a limit")
 }
 
+/// B1 of the Python library.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scarce_limit_is_shared_exactly() {
     let table = fresh_table("leased").await;

@@ -213,6 +213,7 @@ async fn in_trouble(mode: Mode, failure_mode: FailureMode, fault: Fault) -> Resu
     Ok(lease.is_degraded())
 }
 
+/// B11 of the Python library.
 #[tokio::test]
 async fn an_outage_is_answered_as_the_failure_mode_says_and_a_denial_never_is() {
     for mode in [Mode::Strict, Mode::leased()] {

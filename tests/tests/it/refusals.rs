@@ -43,6 +43,7 @@ async fn refusal(
     texts.remove(0)
 }
 
+/// B12 and B15 of the Python library.
 #[tokio::test]
 async fn bad_input_is_named_and_touches_nothing() {
     let store = FaultyStore::new(MemoryStore::new());

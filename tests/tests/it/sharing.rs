@@ -333,6 +333,7 @@ async fn a_refusal_is_told_as_the_python_library_tells_it() {
     assert_eq!(told(&ours), told(theirs_body));
 }
 
+/// B10 of the Python library.
 #[tokio::test]
 async fn each_side_connects_to_a_table_with_the_version_record_of_the_other() {
     let table = fresh_table("shared").await;

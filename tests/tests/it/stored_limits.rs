@@ -77,6 +77,7 @@ fn set_number(i: u64) -> Vec<Limit> {
         .collect()
 }
 
+/// B16 of the Python library.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_never_see_half_a_set() {
     let table = fresh_table("whole").await;

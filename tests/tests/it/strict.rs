@@ -22,7 +22,7 @@ fn per_hour(name: &str, burst: u64) -> Limit {
     Limit::custom(name, burst, 1, Duration::from_secs(3_600)).expect("a limit")
 }
 
-/// B1 of the seed's library, which admits all 64.
+/// B1 of the Python library, which admits all 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_concurrent_acquires_exactly_the_burst_is_admitted() {
     let table = fresh_table("strict").await;
@@ -80,6 +80,7 @@ async fn a_steady_acquire_is_one_write_and_no_read_whatever_the_number_of_limits
     }
 }
 
+/// B2 of the Python library.
 #[tokio::test]
 async fn what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once() {
     let table = fresh_table("strict").await;

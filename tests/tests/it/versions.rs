@@ -30,6 +30,7 @@ fn record(schema: &str, lambda: Option<&str>, min: Option<&str>) -> VersionRecor
     }
 }
 
+/// B10 of the Python library.
 async fn the_first_client_writes_the_record_and_the_next_one_reads_it(table: Shared) {
     let store = counting(&table);
     let settings = || Settings {

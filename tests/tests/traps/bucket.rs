@@ -75,6 +75,7 @@ fn what_remains_after_overshooting_does_not_wrap() {
     assert!(desk.acquire(&mut table, 1).is_err());
 }
 
+/// B9 of the Python library.
 #[test]
 fn the_table_does_not_forget_a_debt() {
     let (mut desk, mut table) = (

@@ -55,7 +55,7 @@
 //! | of many concurrent acquires all are admitted | `strict::of_64_concurrent_acquires_exactly_the_burst_is_admitted`, `leased::a_scarce_limit_is_shared_exactly` |
 //! | nobody sees what is consumed until the caller is done | `bucket::what_one_has_taken_no_other_sees_as_free`, `strict::what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once` |
 //! | refill is counted as negative consumption | `bucket::consumption_is_reported_once` |
-//! | lists end after one page | `volume::thousands_of_children_are_listed`, `volume::large_items_are_listed_and_deleted_to_the_last` |
+//! | lists end after one page | `volume::thousands_of_children_are_listed_and_deleted`, `volume::large_items_are_listed_and_deleted_to_the_last` |
 //! | a bucket ignores a new limit for a day | `changes::a_raised_limit_applies_to_a_bucket_in_debt`, `acceptance::changes_are_in_force_within_the_time_to_live` |
 //! | limits are set for identifiers that are not checked | `stored_limits::a_delimiter_is_never_part_of_a_scope`, `refusals::bad_input_is_named_and_touches_nothing` |
 //! | a reader sees half a set of limits | `stored_limits::readers_never_see_half_a_set` |

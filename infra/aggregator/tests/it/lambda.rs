@@ -47,6 +47,7 @@ fn function(program: &Path, api: &RuntimeApi, table: &str, log: &NamedTempFile) 
     command
 }
 
+/// B3 of the Python library.
 #[tokio::test]
 async fn the_function_counts_what_the_stream_says_once_and_answers_with_what_failed() {
     let table = fresh_table("lambda").await;

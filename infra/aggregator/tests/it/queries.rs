@@ -38,6 +38,7 @@ fn write(hour: u64) -> BucketWrite {
     }
 }
 
+/// B6 of the Python library.
 #[tokio::test]
 async fn both_stores_answer_alike_in_order_and_in_range() {
     let table = fresh_table("queries").await;

@@ -408,6 +408,7 @@ async fn deliver(aggregator: &Aggregator<Arc<Snapshots>>, shard: &[Record], seed
     }
 }
 
+/// B4 and B5 of the Python library.
 #[tokio::test]
 async fn usage_is_the_truth_to_the_token() {
     let seed = 20_260_101;

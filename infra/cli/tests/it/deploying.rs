@@ -25,6 +25,7 @@ async fn traffic(stack: &Stack, mode: Mode, tries: usize) -> usize {
     admitted
 }
 
+/// B19 of the Python library.
 #[tokio::test]
 async fn a_limiter_is_deployed_used_changed_and_deleted() {
     let stack = Stack::new(&endpoint(), "deploy");

@@ -1,7 +1,8 @@
-//! The template: what the linter says, and what it promises beyond that.
+//! The template: what the linter says, and what it promises beyond that. Options as data.
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod data;
 mod template;
 mod wiring;
 

@@ -23,6 +23,7 @@ fn the_linter_has_nothing_to_say() {
     assert!(ok && text.trim().is_empty(), "{text}");
 }
 
+/// B19 of the Python library.
 #[test]
 fn every_alarm_tells_the_topic() {
     let alarms = resources(&template(), "AWS::CloudWatch::Alarm");
@@ -105,6 +106,7 @@ fn the_options_are_its_parameters_and_have_the_same_defaults() {
     );
 }
 
+/// B19 of the Python library.
 #[test]
 fn it_is_of_no_partition_and_no_account() {
     let resources = TEMPLATE.split("\nResources:").nth(1).unwrap();
@@ -125,6 +127,7 @@ fn conditions_keep_to_what_every_engine_evaluates() {
     }
 }
 
+/// B5 of the Python library.
 #[test]
 fn the_aggregator_sees_every_change_of_a_bucket() {
     let template = template();

@@ -6,6 +6,7 @@ use zae_limiter::{EntityChange, Error, ErrorKind, Limit, NewEntity, Settings};
 
 use super::world::{SOON, World, per_day};
 
+/// B13 of the Python library.
 pub(super) async fn all_limits_or_none(world: &World) -> Result<(), Error> {
     let limiter = world.limiter().await?;
     assert_eq!(limiter.table_name(), "ZAEL-acceptance");
@@ -72,6 +73,7 @@ pub(super) async fn who_is_refused_much_may_have_less(world: &World) -> Result<(
     Ok(())
 }
 
+/// B13 of the Python library.
 pub(super) async fn what_cannot_be_right_is_an_error_and_changes_nothing(
     world: &World,
 ) -> Result<(), Error> {

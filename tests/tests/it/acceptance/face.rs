@@ -8,7 +8,7 @@ use zae_limiter::reconciler::Closed;
 use zae_limiter::{
     AuditEvent, Available, Degraded, Entity, EntityCapacity, EntityChange, Error, FailureMode,
     Limit, LimitScope, LimitStatus, Metrics, NewEntity, Page, PageRequest, RateLimiterBuilder,
-    ResourceCapacity, blocking,
+    ResourceCapacity, UsageQuery, UsageSnapshot, UsageSummary, blocking,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,9 @@ impl Limiter {
         list_resource_capacity(
             self: &Self, resource: &str, limit: &str, parents_only: bool, page: &PageRequest
         ) -> Result<Page<EntityCapacity>, Error>;
+        get_usage(self: &Self, query: &UsageQuery, page: &PageRequest)
+            -> Result<Page<UsageSnapshot>, Error>;
+        summarize_usage(self: &Self, query: &UsageQuery) -> Result<UsageSummary, Error>;
         shutdown(self: &Self, deadline: Duration) -> Closed;
     }
 }

@@ -140,6 +140,7 @@ pub(super) async fn child_and_parent_have_limits_of_their_own(world: &World) -> 
     Ok(())
 }
 
+/// B8 of the Python library.
 pub(super) async fn changes_are_in_force_within_the_time_to_live(
     world: &World,
 ) -> Result<(), Error> {

@@ -1,12 +1,16 @@
 //! Looks that consume nothing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use zae_limiter::store::Store;
-use zae_limiter::{Error, ErrorKind, NewEntity, PageRequest, Settings, VersionRecord, http};
+use zae_limiter::{
+    Error, ErrorKind, NewEntity, PageRequest, Settings, UsageQuery, UsageSnapshot, VersionRecord,
+    Window, http,
+};
 
 use super::world::{SOON, World, per_day};
 
+/// B12 of the Python library.
 pub(super) async fn looks_consume_nothing_and_know_the_parent(world: &World) -> Result<(), Error> {
     let limiter = world.limiter().await?;
     limiter.create_entity(NewEntity::new("project")).await?;
@@ -111,6 +115,65 @@ pub(super) async fn the_capacity_of_a_resource_is_that_of_all(world: &World) -> 
     assert_eq!((page.items.len(), page.next.is_some()), (2, true));
     let nothing = limiter.get_resource_capacity("gpt-4", "tpm", false).await?;
     assert!(nothing.entities.is_empty());
+    Ok(())
+}
+
+pub(super) async fn usage_is_what_was_consumed_and_not_given_back(
+    world: &World,
+) -> Result<(), Error> {
+    let limiter = world.limiter().await?;
+    let limits = [per_day("rpm", 100), per_day("tpm", 1_000)];
+    for (id, tokens, correction) in [("one", 300, -20), ("two", 120, 5), ("two", 50, 0)] {
+        let acquire = limiter.acquire(id, "gpt-4").limits(&limits);
+        let mut lease = acquire
+            .consume("rpm", 1)
+            .consume("tpm", tokens)
+            .go()
+            .await?;
+        lease.adjust("tpm", correction).await?;
+        lease.commit();
+    }
+    let acquire = limiter.acquire("one", "gpt-4").limits(&limits);
+    acquire.consume("tpm", 400).go().await?.rollback().await;
+    // All of it is in the table then.
+    limiter.shutdown(SOON).await;
+    world.count_usage(&["one", "two"]).await;
+
+    let limiter = world.limiter().await?;
+    for window in Window::ALL {
+        for (query, rpm, tpm) in [
+            (UsageQuery::entity("one")?, 1, 280),
+            (UsageQuery::entity("two")?.resource("gpt-4")?, 2, 175),
+            (UsageQuery::of_resource("gpt-4")?, 3, 455),
+        ] {
+            let query = query.window(window);
+            let mut snapshots = Vec::new();
+            let mut page = PageRequest::default().size(1);
+            loop {
+                let usage = limiter.get_usage(&query, &page).await?;
+                snapshots.extend(usage.items);
+                match usage.next {
+                    Some(next) => page = page.after(next),
+                    None => break,
+                }
+            }
+            let are_right =
+                |usage: &UsageSnapshot| usage.window == window && usage.total_events > 0;
+            assert!(snapshots.iter().all(are_right), "{snapshots:?}");
+            let sum = |limit: &str| -> i64 {
+                let tokens = snapshots
+                    .iter()
+                    .filter_map(|usage| usage.counters.get(limit));
+                tokens.sum()
+            };
+            assert_eq!((sum("rpm"), sum("tpm")), (rpm, tpm), "{query:?}");
+            let summary = limiter.summarize_usage(&query).await?;
+            let total = |limit: &str| summary.limits[limit].total;
+            assert_eq!((total("rpm"), total("tpm")), (rpm, tpm), "{query:?}");
+            let before = query.until(SystemTime::UNIX_EPOCH);
+            assert!(limiter.summarize_usage(&before).await?.limits.is_empty());
+        }
+    }
     Ok(())
 }
 

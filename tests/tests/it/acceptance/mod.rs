@@ -1,4 +1,4 @@
-//! The acceptance suite: the whole public surface, as a service uses it. Each scenario is written
+//! The acceptance suite: the whole public surface but stacks, as a service uses it. Each scenario is written
 //! once and played with both faces, async and blocking, in memory and on a real table, in strict
 //! and in leased mode.
 //!
@@ -92,6 +92,7 @@ scenarios! {
         looks_consume_nothing_and_know_the_parent,
         a_lease_says_how_its_limits_stand,
         the_capacity_of_a_resource_is_that_of_all,
+        usage_is_what_was_consumed_and_not_given_back,
         a_table_of_another_layout_is_not_touched;
     outages:
         an_outage_is_answered_as_the_failure_mode_says,

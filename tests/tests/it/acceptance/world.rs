@@ -1,11 +1,15 @@
 //! Where a scenario plays: which face, which mode, which table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use zae_limiter::store::{FaultyStore, MemoryStore, Store};
-use zae_limiter::{Error, Limit, Mode, RateLimiter, Settings};
-use zae_limiter_tests::{FreshTable, consumed, fresh_table, level};
+use zae_limiter::{Error, Limit, Mode, RateLimiter, Settings, Window};
+use zae_limiter_core::usage::Counters;
+use zae_limiter_core::{BucketKey, schema};
+use zae_limiter_tests::{FreshTable, client_for, consumed, endpoint, fresh_table, level};
 
 use super::face::{Face, Limiter};
 
@@ -74,6 +78,25 @@ impl World {
         Limiter::connect(self.face, builder.settings(settings)).await
     }
 
+    /// Counts what these have consumed. A table in memory counts by itself; for a real one this stands
+    /// in for the aggregator, which has tests of its own, and writes what that would.
+    pub(super) async fn count_usage(&self, ids: &[&str]) {
+        let Backend::Table(table) = &self.backend else {
+            return;
+        };
+        let client = client_for(&endpoint());
+        for id in ids {
+            let key = BucketKey::new(id, "gpt-4").expect("a key");
+            let bucket = table.store().read_bucket(&key).await.expect("a table");
+            let counters = Counters::from(&bucket.expect("a bucket"));
+            for window in Window::ALL {
+                let put = client.put_item().table_name(table.name());
+                let put = put.set_item(Some(snapshot(id, window, &counters)));
+                put.send().await.expect("a table");
+            }
+        }
+    }
+
     pub(super) async fn pause(&self, time: Duration) {
         match self.face {
             Face::Async => tokio::time::sleep(time).await,
@@ -90,6 +113,26 @@ impl World {
     pub(super) async fn consumed(&self, id: &str, limit: &Limit) -> i64 {
         consumed(&self.table(), id, "gpt-4", limit.name()).await
     }
+}
+
+/// A usage snapshot of all that a bucket has counted, as the aggregator stores it.
+fn snapshot(id: &str, window: Window, counters: &Counters) -> HashMap<String, AttributeValue> {
+    let text = AttributeValue::S;
+    let number = |n: i64| AttributeValue::N(n.to_string());
+    let start = window.start(counters.consumed_at);
+    let mut item: HashMap<_, _> = [
+        (schema::PK, text(schema::entity(id))),
+        (schema::SK, text(schema::usage("gpt-4", window, start))),
+        (schema::GSI2_PK, text(schema::resource("gpt-4"))),
+        (schema::GSI2_SK, text(schema::usage_by(window, start, id))),
+        (schema::TOTAL_EVENTS, number(1)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for (limit, tokens) in &counters.consumed {
+        item.insert(schema::limit_attribute(limit), number(*tokens));
+    }
+    item
 }
 
 /// So slow that what flows in during a test does not matter, however slow that is.

@@ -8,10 +8,11 @@ use zae_limiter::{Limit, Mode, NewEntity, RateLimiter};
 use zae_limiter_tests::{fresh_table, level};
 
 async fn connect(store: impl zae_limiter::store::Store, mode: Mode) -> RateLimiter {
-    let limiter = RateLimiter::builder("seed-bugs").store(store).mode(mode);
+    let limiter = RateLimiter::builder("python-bugs").store(store).mode(mode);
     limiter.connect().await.expect("a table")
 }
 
+/// B14 of the Python library.
 #[tokio::test]
 async fn b14_what_is_given_back_fills_no_bucket_over_its_burst() {
     for mode in [Mode::Strict, Mode::leased()] {
@@ -36,6 +37,7 @@ async fn b14_what_is_given_back_fills_no_bucket_over_its_burst() {
     }
 }
 
+/// B18 of the Python library.
 #[tokio::test]
 async fn b18_a_cascade_is_two_writes_whatever_the_number_of_limits() {
     let store = FaultyStore::new(MemoryStore::new());
@@ -70,6 +72,7 @@ async fn b18_a_cascade_is_two_writes_whatever_the_number_of_limits() {
     );
 }
 
+/// B20 of the Python library.
 #[tokio::test]
 async fn b20_a_refusal_says_when_to_come_back() {
     for mode in [Mode::Strict, Mode::leased()] {
