@@ -361,7 +361,9 @@ impl RateLimiterBuilder {
         settings.validate()?;
         #[cfg(feature = "stack")]
         let deployed = match &self.stack {
-            Some(options) => crate::stack::connect(&self.name, &settings, options).await?,
+            Some(options) => {
+                Box::pin(crate::stack::connect(&self.name, &settings, options)).await?
+            }
             None => None,
         };
         let store = match self.store {
@@ -374,7 +376,7 @@ impl RateLimiterBuilder {
                 if let Some(url) = &settings.endpoint_url {
                     options = options.endpoint_url(url);
                 }
-                Arc::new(DynamoDbStore::connect(options).await?)
+                Arc::new(Box::pin(DynamoDbStore::connect(options)).await?)
             }
         };
         #[cfg(feature = "stack")]

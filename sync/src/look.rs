@@ -130,7 +130,7 @@ impl<'a> Acquire<'a> {
     async fn looked_at(&self) -> Result<Targets<'a>, Error> {
         self.validate()?;
         let engine = self.admission.engine;
-        let targets = match self.targets().await? {
+        let targets = match Box::pin(self.targets()).await? {
             Ok(targets) => targets,
             Err(failure) => {
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));

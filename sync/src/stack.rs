@@ -24,7 +24,7 @@ pub(crate) async fn manager(name: &str, settings: &Settings) -> Result<StackMana
     if let Some(url) = &settings.endpoint_url {
         options = options.endpoint_url(url);
     }
-    Ok(StackManager::connect(name, options).await?)
+    Ok(Box::pin(StackManager::connect(name, options)).await?)
 }
 
 /// Makes the stack what is declared, and says in the log what happens.
@@ -37,7 +37,7 @@ async fn ensure(
     let log = |event: &zae_limiter_infra::StackEvent| {
         tracing::info!(stack = manager.stack_name(), %event, "stack");
     };
-    Ok(manager.deploy(options, log).await?)
+    Ok(Box::pin(manager.deploy(options, log)).await?)
 }
 
 /// The same when a limiter connects. A stack that a newer version has deployed is left to that:
@@ -103,7 +103,7 @@ impl RateLimiterBuilder {
     pub async fn create_stack(&self) -> Result<Deployment, Error> {
         let options = self.stack.clone().unwrap_or_default();
         let settings = self.all_settings()?;
-        ensure(&self.name, &settings, &options).await
+        Box::pin(ensure(&self.name, &settings, &options)).await
     }
 
     /// Deletes the stack with its table and all that is stored. False if there was none, which is

@@ -88,7 +88,7 @@ impl StackManager {
     /// is no region, or one that cannot be, or if the endpoint is not a URL.
     pub async fn connect(name: &str, options: ConnectOptions) -> Result<Self, StackError> {
         let stack_name = table_name(name)?;
-        let services = Services::connect(options).await?;
+        let services = Box::pin(Services::connect(options)).await?;
         Ok(Self {
             services,
             stack_name,
@@ -125,11 +125,11 @@ impl StackManager {
     /// # Errors
     /// [`StackError::Service`].
     pub async fn list(options: ConnectOptions) -> Result<Vec<StackSummary>, StackError> {
-        let services = Services::connect(options).await?;
+        let services = Box::pin(Services::connect(options)).await?;
         let mut pages = services.cloudformation.describe_stacks();
         let mut found = Vec::new();
         loop {
-            let page = pages.clone().send().await;
+            let page = Box::pin(pages.clone().send()).await;
             let page = page.map_err(|error| StackError::service("list stacks", error))?;
             let ours = page.stacks().iter().map(StackSummary::new);
             found.extend(ours.filter(|stack| stack.name.starts_with(TABLE_PREFIX)));
@@ -149,7 +149,7 @@ impl StackManager {
     /// # Errors
     /// [`StackError::Service`].
     pub async fn status(&self) -> Result<Option<StackSummary>, StackError> {
-        let found = self.describe(&self.stack_name).await?;
+        let found = Box::pin(self.describe(&self.stack_name)).await?;
         Ok(found.filter(|stack| stack.state() != State::Absent))
     }
 
@@ -168,8 +168,8 @@ impl StackManager {
         options: &StackOptions,
         mut progress: impl FnMut(&StackEvent),
     ) -> Result<Deployment, StackError> {
-        let operation = self.begin_deploy(options, &mut progress).await?;
-        self.finish(operation, progress).await
+        let operation = Box::pin(self.begin_deploy(options, &mut progress)).await?;
+        Box::pin(self.finish(operation, progress)).await
     }
 
     /// As [`deploy`](Self::deploy), but only waits for what is under way already, not for what it
@@ -187,15 +187,16 @@ impl StackManager {
             true => Package::of(options.program())?,
             false => None,
         };
-        let found = self.settle(&mut progress).await?;
+        let found = Box::pin(self.settle(&mut progress)).await?;
         if let Some(version) = found.as_ref().and_then(StackSummary::newer_version) {
             return Err(StackError::Newer {
                 stack_name: self.stack_name.clone(),
                 version: version.to_owned(),
             });
         }
-        let change = Change::to(self, options, package.as_ref(), found.as_ref()).await?;
-        self.submit(change, found).await
+        let change = Change::to(self, options, package.as_ref(), found.as_ref());
+        let change = Box::pin(change).await?;
+        Box::pin(self.submit(change, found)).await
     }
 
     /// Brings the stack to the version of this crate, with the options that it has: the
@@ -220,12 +221,13 @@ impl StackManager {
         mut progress: impl FnMut(&StackEvent),
     ) -> Result<Option<Deployment>, StackError> {
         let package = Package::of(program)?;
-        let Some(found) = self.settle(&mut progress).await? else {
+        let Some(found) = Box::pin(self.settle(&mut progress)).await? else {
             return Ok(None);
         };
-        let change = Change::upgrade(self, package.as_ref(), lambda_only, &found).await?;
-        let operation = self.submit(change, Some(found)).await?;
-        self.finish(operation, progress).await.map(Some)
+        let change = Change::upgrade(self, package.as_ref(), lambda_only, &found);
+        let change = Box::pin(change).await?;
+        let operation = Box::pin(self.submit(change, Some(found))).await?;
+        Box::pin(self.finish(operation, progress)).await.map(Some)
     }
 
     /// Removes the stack with its table and all that is stored, and the aggregator's packages.
@@ -237,15 +239,15 @@ impl StackManager {
     /// [`StackError::Protected`] before anything is changed; [`StackError::Failed`];
     /// [`StackError::Service`].
     pub async fn delete(&self, mut progress: impl FnMut(&StackEvent)) -> Result<bool, StackError> {
-        let Some(stack) = self.begin_delete(&mut progress).await? else {
+        let Some(stack) = Box::pin(self.begin_delete(&mut progress)).await? else {
             return Ok(false);
         };
-        self.gone(&stack, &mut progress).await?;
+        Box::pin(self.gone(&stack, &mut progress)).await?;
         // What is left of it is a few files, which the next deletion would take along.
         let packages = stack.parameter("AggregatorCodeBucket");
         if let Some(bucket) = packages {
-            let artifacts = Artifacts::of(&self.services, &self.stack_name, Some(bucket)).await?;
-            artifacts.clear().await?;
+            let artifacts = Artifacts::of(&self.services, &self.stack_name, Some(bucket));
+            Box::pin(Box::pin(artifacts).await?.clear()).await?;
         }
         Ok(true)
     }
@@ -263,7 +265,7 @@ impl StackManager {
             return Ok(None);
         };
         if stack.status.starts_with("UPDATE_") && stack.is_busy() {
-            match self.watch(&stack, &mut progress).await?.0 {
+            match Box::pin(self.watch(&stack, &mut progress)).await?.0 {
                 Some(quiet) => stack = quiet,
                 None => return Ok(None),
             }
@@ -273,7 +275,7 @@ impl StackManager {
         }
         if !stack.status.starts_with("DELETE_") || !stack.is_busy() {
             let request = self.services.cloudformation.delete_stack();
-            let sent = request.stack_name(&stack.id).send().await;
+            let sent = Box::pin(request.stack_name(&stack.id).send()).await;
             let action = format!("delete stack {}", self.stack_name);
             sent.map_err(|error| StackError::service(action, error))?;
         }

@@ -48,7 +48,7 @@ impl Change {
         };
         if options.has_aggregator() {
             let bucket = options.bucket();
-            change.pack(manager, package, bucket, found).await?;
+            Box::pin(change.pack(manager, package, bucket, found)).await?;
         } else {
             change.tags.remove(LAMBDA_TAG);
             change.parameters.insert(CODE_BUCKET, String::new());
@@ -78,7 +78,7 @@ impl Change {
         }
         if found.parameter("EnableAggregator") == Some("true") {
             let bucket = found.parameter(CODE_BUCKET);
-            change.pack(manager, package, bucket, Some(found)).await?;
+            Box::pin(change.pack(manager, package, bucket, Some(found))).await?;
         }
         Ok(change)
     }
@@ -95,8 +95,8 @@ impl Change {
             let packed = found.and_then(|stack| stack.parameter(CODE_KEY));
             return packed.map(drop).ok_or(StackError::NoAggregator);
         };
-        let artifacts = Artifacts::of(&manager.services, &manager.stack_name, bucket).await?;
-        let location = artifacts.put(package).await?;
+        let artifacts = Artifacts::of(&manager.services, &manager.stack_name, bucket);
+        let location = Box::pin(Box::pin(artifacts).await?.put(package)).await?;
         self.parameters.insert(CODE_BUCKET, location.bucket);
         self.parameters.insert(CODE_KEY, location.key);
         let architecture = package.architecture.to_string();

@@ -47,7 +47,7 @@ impl StackManager {
                 State::Busy => drop(self.watch(&stack, progress).await?),
                 State::Empty => {
                     let request = self.services.cloudformation.delete_stack();
-                    let sent = request.stack_name(&stack.id).send().await;
+                    let sent = Box::pin(request.stack_name(&stack.id).send()).await;
                     let action = format!("clear away the empty stack {}", self.stack_name);
                     sent.map_err(|error| StackError::service(action, error))?;
                     self.gone(&stack, progress).await?;
@@ -110,10 +110,10 @@ impl StackManager {
         let mut interval = POLL_INTERVAL_MIN;
         loop {
             // By its ARN it is found also when it has been deleted.
-            let found = self.describe(&stack.id).await?;
+            let found = Box::pin(self.describe(&stack.id)).await?;
             let found = found.filter(|stack| stack.state() != State::Absent);
             // After the look, so that the last events are among them.
-            for event in self.new_events(&stack.id, &mut seen).await? {
+            for event in Box::pin(self.new_events(&stack.id, &mut seen)).await? {
                 progress(&event);
                 events.push(event);
             }
