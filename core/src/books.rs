@@ -20,6 +20,8 @@ pub(crate) struct Books {
     pub(crate) accounts: SmallVec<[Account; 2]>,
     pub(crate) seen: Seen,
     pub(crate) seen_at: MonotonicTime,
+    /// When it was last found that somebody else writes to the bucket.
+    pub(crate) company_at: MonotonicTime,
     /// The table could not be reached; until then it is not asked again.
     pub(crate) unavailable_until: MonotonicTime,
     /// Why it is not asked.
@@ -91,6 +93,8 @@ pub(crate) struct InFlight {
     pub(crate) wanted: u64,
     pub(crate) wanted_least: u64,
     pub(crate) entry: Option<Entry>,
+    /// Whether other terms have been declared since it was planned.
+    pub(crate) outdated: bool,
 }
 
 impl Account {
@@ -138,6 +142,7 @@ impl Books {
             accounts,
             seen: Seen::Never,
             seen_at: MonotonicTime::ZERO,
+            company_at: MonotonicTime::ZERO,
             unavailable_until: MonotonicTime::ZERO,
             trouble: None,
             failures: 0,
@@ -169,7 +174,12 @@ impl Books {
         self.flight.is_some()
     }
 
-    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>) {
+    /// What the bucket was found as, or was left as by so many writes of this process.
+    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>, writes: u64) {
+        let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
+        if sequence(item.as_ref()) > sequence(self.seen.item()).saturating_add(writes) {
+            self.company_at = now;
+        }
         self.seen = item.into();
         self.seen_at = now;
     }

@@ -446,7 +446,7 @@ impl Bucket {
         let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
         let newer = sequence(item.as_ref()) >= sequence(books.seen.item());
         if newer || books.seen_at <= sent {
-            books.saw(now, item);
+            books.saw(now, item, 0);
         }
         fresh && state.ask_for_a_look()
     }
@@ -663,13 +663,17 @@ impl Active {
     }
 
     /// Takes what is held of a limit out of circulation, to be given back.
-    fn recall(&mut self, at: usize) {
+    pub(crate) fn recall(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         let stock = std::mem::take(&mut slot.stock);
         slot.low_water = 0;
         slot.denied_until = MonotonicTime::ZERO;
         let account = self.books.account(at);
         account.recalled += stock + account.schedule.cancel(u64::MAX);
+        let flight = self.books.flight.as_mut();
+        if let Some(flight) = flight.and_then(|flight| flight.slots.get_mut(at)) {
+            flight.outdated = true;
+        }
         self.generation = self.generation.wrapping_add(1);
     }
 }

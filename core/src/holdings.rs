@@ -89,10 +89,10 @@ pub struct Returned {
 impl Returned {
     /// What of them has been replaced by refill. As long as the ring counts the block, nothing
     /// may be drawn in its place. After that the bucket may have refilled into the room that the
-    /// block had left, and all of it may have been drawn; and where the burst was cut, all that was
-    /// not in the bucket by then.
+    /// block had left, and all of it may have been drawn; and where the burst was cut, also before
+    /// this process knew (it `declared` what it knew), all that was not in the bucket by then.
     #[must_use]
-    pub fn replaced(&self, found: &LimitItem, now: WallTime) -> Ticks {
+    pub fn replaced(&self, declared: &Terms, found: &LimitItem, now: WallTime) -> Ticks {
         let counted = found.ring.is_some_and(|ring| {
             let granted = now.before(self.held_for).as_millis() / ring.lease_ttl_ms.max(1);
             granted + 1 >= epoch(&ring, now)
@@ -101,8 +101,13 @@ impl Returned {
             return 0;
         }
         let token = found.terms.token();
-        let refilled = found.terms.refill(self.held_for);
-        refilled.min(Ticks::from(self.tokens) * token) + Ticks::from(self.recalled) * token
+        let tokens = Ticks::from(self.tokens) * token;
+        let replaced = if found.terms == *declared {
+            found.terms.refill(self.held_for).min(tokens)
+        } else {
+            tokens
+        };
+        replaced + Ticks::from(self.recalled) * token
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Transfer<'a> {
     pub in_demand: bool,
     /// Of what is taken, what is not spent before it has flowed in.
     pub scheduled: u64,
+    /// Of what is taken, what the process had in hand before.
+    pub kept: u64,
     /// How far that may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
@@ -106,16 +108,18 @@ impl<'a> Transfer<'a> {
     }
 
     /// The lowest level at which the debit may be made. Only what is scheduled may be refill that is
-    /// to come; what is spent at once has to be there, but for some `slack`.
+    /// to come; what is spent at once has to be there, but for some `slack`. What is given back and
+    /// taken again at once is no draw: the sum of the level and of what is held stays as it was.
     fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
         let token = terms.token();
         let due = self.owe + self.leave;
         let ahead = terms.refill(self.ahead).max(slack);
         let min = Ticks::from(self.take + due) * token - ahead;
-        match self.take.saturating_sub(self.scheduled) {
-            0 => min,
-            stock => min.max(Ticks::from(stock + due) * token - slack),
+        let stock = self.take.saturating_sub(self.scheduled);
+        if stock <= self.kept {
+            return min;
         }
+        min.max(Ticks::from(stock + due) * token - slack)
     }
 
     /// A transfer of nothing, to be filled in.
@@ -132,6 +136,7 @@ impl<'a> Transfer<'a> {
             asked_at: None,
             in_demand: false,
             scheduled: 0,
+            kept: 0,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
@@ -330,7 +335,7 @@ fn update(
     let token = terms.token();
     let full_at = terms.full_at(t.asked_at.unwrap_or(now));
     let empty_at = terms.empty_at(now);
-    let give = Ticks::from(t.give) * token - t.returned.replaced(found, now);
+    let give = Ticks::from(t.give) * token - t.returned.replaced(t.limit.terms(), found, now);
     let debit = Ticks::from(t.take + t.owe) * token;
 
     let books = Books::of(found, now, t, entry);

@@ -2,10 +2,14 @@
 //!
 //! A process takes what it will need until it renews again, plus what keeps it from waiting
 //! while the renewal is under way. Where the bucket cannot give that, the process takes its
-//! share (its demand by the fleet's) of what is there and of the coming refill. Where even that
-//! share is less than a token, it takes only what callers are waiting for, one by one.
+//! share (its demand by the fleet's) of what is there and of the coming refill, and keeps what it
+//! has in hand, up to that share: it would else wait for it once more. Where even that share is less
+//! than a token, it takes only what callers are waiting for, one by one.
 
 use std::time::Duration;
+
+/// By what factor demand may have grown from one moment to the next, beyond what a period shows.
+const GROWTH_MAX: f64 = 32.0;
 
 /// How demand follows what is asked for: quickly up, slowly down.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +60,12 @@ impl Demand {
     fn impression(self, tokens: u64, elapsed: Duration, renewal: Duration) -> f64 {
         let requests = (tokens as f64 / self.per_request()).clamp(1.0, 8.0);
         let spread = renewal.as_secs_f64() / (2.0 * requests);
-        tokens as f64 / elapsed.as_secs_f64().max(spread)
+        let seen = tokens as f64 / elapsed.as_secs_f64().max(spread);
+        if !self.is_established() {
+            return seen;
+        }
+        // Nor is what had piled up, where the process stood still.
+        seen.min((GROWTH_MAX * self.per_second).max(2.0 * tokens as f64 / renewal.as_secs_f64()))
     }
 
     /// Whether `tokens` in `elapsed` can be judged yet. That demand has grown much shows at once; what
@@ -94,6 +103,8 @@ impl Demand {
 pub struct Situation {
     /// In the bucket once the process has given back what it holds; negative: reserved ahead.
     pub level: f64,
+    /// What of that the process has in hand, to be spent at once.
+    pub in_hand: u64,
     /// Refill per second.
     pub rate: f64,
     /// The process's demand per second.
@@ -121,6 +132,8 @@ pub struct Situation {
 pub struct Grant {
     /// Spendable at once.
     pub stock: u64,
+    /// Those of them that the process had in hand.
+    pub kept: u64,
     /// Released evenly over `length`.
     pub scheduled: u64,
     /// How long what is scheduled lasts.
@@ -131,8 +144,9 @@ pub struct Grant {
 
 /// How far reservations may run ahead of the refill, in renewal periods.
 pub const AHEAD_PERIODS: f64 = 2.0;
-/// How far they are steered to run ahead when everything is reserved, in renewal periods.
-const AHEAD_TARGET: f64 = 0.6;
+/// How far they are steered to run ahead when everything is reserved, as a part of `lease_ttl`: a
+/// little less than what strict acquires may draw ahead, who would else have nothing, or all.
+const AHEAD_TARGET: f64 = 0.12;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods a reservation lasts while demand is surging.
@@ -188,6 +202,7 @@ impl Situation {
         {
             return Grant {
                 stock: need as u64,
+                kept: self.in_hand.min(need as u64),
                 scheduled: 0,
                 length: Duration::ZERO,
                 short: false,
@@ -203,12 +218,21 @@ impl Situation {
         if tight {
             return Grant {
                 stock: served as u64,
+                kept: self.in_hand.min(served as u64),
                 scheduled: 0,
                 length: Duration::ZERO,
                 short: served < wanted,
             };
         }
-        let stock = served.max((share * level).floor()).min(need);
+        // What has been released to it is not scheduled once more.
+        let drawable = (AHEAD_PERIODS * self.rate * period + self.level).floor();
+        let fair = (share * self.rate * period * BLOCK_PERIODS + self.per_request).floor();
+        let kept = (self.in_hand as f64)
+            .min(need)
+            .min(fair)
+            .min(drawable.max(0.0));
+        let free = (level - kept).max(0.0);
+        let stock = served.max(kept + (share * free).floor()).min(need);
         let ahead = (-self.level).max(0.0) / (self.rate * period);
         // Whose demand nobody knows does not know the others' either: a short reservation now,
         // a fair one when all have told.
@@ -217,15 +241,16 @@ impl Situation {
         } else {
             BLOCK_PERIODS
         };
+        let target = AHEAD_TARGET * self.lease_ttl.as_secs_f64() / period;
         let pace =
-            periods * ((BLOCK_PERIODS + AHEAD_TARGET - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
-        let room = AHEAD_PERIODS * self.rate * period + self.level - stock;
+            periods * ((BLOCK_PERIODS + target - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
+        let room = drawable - stock;
         let scheduled = (share * self.rate * period * pace)
             .min(need - stock)
             .min(room)
             .max(0.0);
         // A small share is mostly rest: rounded down for ever, most of the refill would go unused.
-        let scheduled = if ahead < AHEAD_TARGET {
+        let scheduled = if ahead < target {
             scheduled.ceil()
         } else {
             scheduled.floor()
@@ -233,6 +258,7 @@ impl Situation {
         let scheduled = scheduled.min(room.max(0.0).floor());
         Grant {
             stock: stock as u64,
+            kept: kept as u64,
             scheduled: scheduled as u64,
             length: self.renewal.mul_f64(periods),
             short: stock + scheduled < need,

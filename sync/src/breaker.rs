@@ -16,7 +16,8 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// When the first probe is made.
 const PROBE_AFTER: Duration = Duration::from_millis(100);
-/// How long after one probe has failed the next is made at most.
+/// How long after one probe has failed the next is made at most, if the renewal period is not
+/// shorter.
 const PROBE_AFTER_MAX: Duration = Duration::from_millis(500);
 
 /// `base`, doubled `attempt` times, at most `max`; the upper half of it is left to chance.
@@ -43,7 +44,7 @@ pub(crate) fn backoff(
 /// use zae_limiter::store::{StoreError, StoreErrorKind};
 ///
 /// let (clock, hands) = Clock::manual();
-/// let breaker = Breaker::new(7);
+/// let breaker = Breaker::new(Duration::from_secs(1), 7);
 /// let lost = StoreError::new(StoreErrorKind::Unreachable, "no answer");
 /// assert!(breaker.failed(clock.now(), clock.now(), Arc::new(lost)));
 /// assert!(breaker.is_open() && breaker.failure().is_some());
@@ -58,6 +59,7 @@ pub struct Breaker {
     /// Whether it is not closed. Written under the lock; read without it by who only wants to
     /// know whether to ask, and may be wrong about that for a moment.
     open: AtomicBool,
+    probe_after_max: Duration,
     inner: Mutex<Inner>,
 }
 
@@ -81,13 +83,15 @@ enum State {
 }
 
 impl Breaker {
-    /// A closed breaker. The delays between its probes follow from `seed`.
+    /// A closed breaker. It probes at least once per `renewal` period, so that what is over is soon
+    /// known to be. The delays between its probes follow from `seed`.
     ///
     /// See the example of [`Breaker`].
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(renewal: Duration, seed: u64) -> Self {
         Self {
             open: AtomicBool::new(false),
+            probe_after_max: renewal.min(PROBE_AFTER_MAX),
             inner: Mutex::new(Inner {
                 state: State::Closed,
                 answered_at: None,
@@ -203,7 +207,12 @@ impl Breaker {
     }
 
     fn open(&self, inner: &mut Inner, now: MonotonicTime) {
-        let delay = backoff(PROBE_AFTER, PROBE_AFTER_MAX, inner.rounds, &mut inner.rng);
+        let delay = backoff(
+            PROBE_AFTER,
+            self.probe_after_max,
+            inner.rounds,
+            &mut inner.rng,
+        );
         inner.rounds = inner.rounds.saturating_add(1);
         inner.state = State::Open {
             probe_at: now.after(delay),
@@ -221,6 +230,8 @@ fn is_answer(error: &StoreError) -> bool {
 mod tests {
     use super::*;
 
+    const RENEWAL: Duration = Duration::from_secs(1);
+
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::from_nanos(millis * 1_000_000)
     }
@@ -235,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_failure_opens_it_unless_the_table_has_answered_meanwhile() {
-        let breaker = Breaker::new(1);
+        let breaker = Breaker::new(RENEWAL, 1);
         breaker.answered(at(50));
         assert!(!fail(&breaker, 0, 100, StoreErrorKind::Unreachable));
         assert!(breaker.failure().is_some() && !breaker.is_open());
@@ -247,7 +258,7 @@ mod tests {
 
     #[test]
     fn overload_is_not_an_outage() {
-        let breaker = Breaker::new(1);
+        let breaker = Breaker::new(RENEWAL, 1);
         for kind in [StoreErrorKind::Throttled, StoreErrorKind::Invalid] {
             assert!((0..100).all(|now| !fail(&breaker, now, now, kind)));
         }
@@ -256,7 +267,7 @@ mod tests {
 
     #[test]
     fn one_probe_at_a_time_later_and_later_up_to_a_limit() {
-        let breaker = Breaker::new(1);
+        let breaker = Breaker::new(RENEWAL, 1);
         assert!(fail(&breaker, 0, 0, StoreErrorKind::Unreachable));
         let mut now = MonotonicTime::ZERO;
         let mut delays = Vec::new();
@@ -279,8 +290,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_is_known_within_a_renewal_period() {
+        let renewal = Duration::from_millis(100);
+        let breaker = Breaker::new(renewal, 1);
+        assert!(fail(&breaker, 0, 0, StoreErrorKind::Unreachable));
+        let mut now = MonotonicTime::ZERO;
+        for _ in 0..10 {
+            let due = breaker.next_probe().expect("it is open");
+            assert!(due.since(now) <= renewal && breaker.begin_probe(due));
+            now = due;
+            breaker.probed(now, Err(error(StoreErrorKind::Unreachable)));
+        }
+    }
+
+    #[test]
     fn a_table_that_answers_probes_and_nothing_else_is_probed_later_and_later() {
-        let breaker = Breaker::new(1);
+        let breaker = Breaker::new(RENEWAL, 1);
         let mut now = MonotonicTime::ZERO;
         let delay = |now: &mut MonotonicTime| {
             breaker.failed(*now, *now, Arc::new(error(StoreErrorKind::AccessDenied)));

@@ -63,16 +63,18 @@ impl Engine {
         clock: Clock,
         settings: &Settings,
     ) -> Self {
+        let leased = match settings.mode {
+            Mode::Leased(options) => options,
+            Mode::Strict => LeasedOptions::default(),
+        };
+        let renewal = Duration::from_millis(leased.renewal_interval_ms);
         Self {
             name,
             store,
             clock,
             cache: BucketCache::new(),
             strict: settings.mode == Mode::Strict,
-            leased: match settings.mode {
-                Mode::Leased(options) => options,
-                Mode::Strict => LeasedOptions::default(),
-            },
+            leased,
             failure_mode: settings.failure_mode,
             acquire_timeout: Duration::from_millis(settings.acquire_timeout_ms),
             idle_ttl: Duration::from_millis(settings.idle_ttl_ms),
@@ -82,7 +84,7 @@ impl Engine {
             urgent: SegQueue::new(),
             bell: Notify::new(),
             waiting: (0..256).map(|_| Notify::new()).collect(),
-            breaker: Arc::new(Breaker::new(fastrand::u64(..))),
+            breaker: Arc::new(Breaker::new(renewal, fastrand::u64(..))),
             counters: Counters::default(),
             lines: Lines::default(),
             limit_sets: Mutex::new(VecDeque::new()),

@@ -70,7 +70,7 @@ impl Desk {
         let limits: Arc<[Limit]> = limits.into();
         let cache = BucketCache::new();
         let bucket = cache.get_or_insert("entity", "api", &limits);
-        let breaker = Arc::new(Breaker::new(1));
+        let breaker = Arc::new(Breaker::new(settings.renewal, 1));
         Self {
             machine: Machine::new(settings, Duration::from_secs(600), breaker, 1),
             clock,

@@ -106,7 +106,8 @@ impl Fleet {
             latency: LATENCY_GUESS,
             jitter: 0.0,
         };
-        Machine::new(settings, IDLE_TTL, Arc::new(Breaker::new(seed)), seed)
+        let breaker = Arc::new(Breaker::new(settings.renewal, seed));
+        Machine::new(settings, IDLE_TTL, breaker, seed)
     }
 
     fn lease_ttl(&self) -> Duration {

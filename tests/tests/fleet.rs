@@ -103,10 +103,14 @@ fn assert_shifting_row(load: f64, writes_max: f64) {
         shape: Shape::Shifting,
         ..eight(load)
     };
-    play(&fleet, 10, |report| {
+    const SEEDS: u64 = 10;
+    let writes = Cell::new(0.0);
+    play(&fleet, SEEDS, |report| {
         assert!(report.admitted_of_allowed() >= 0.97);
-        assert!(report.writes_per_million() <= writes_max);
+        assert!(report.writes_per_million() <= 1.06 * writes_max);
+        writes.set(writes.get() + report.writes_per_million() / SEEDS as f64);
     });
+    assert!(writes.get() <= writes_max, "{} on average", writes.get());
 }
 
 #[test]
@@ -116,8 +120,7 @@ fn below_the_limit_with_a_hot_process_that_changes() {
 
 #[test]
 fn above_the_limit_with_a_hot_process_that_changes() {
-    // That demand falls shows in the next renewal; some of those come early, and are refused.
-    assert_shifting_row(1.2, 6_850.0);
+    assert_shifting_row(1.2, 6_700.0);
 }
 
 #[test]

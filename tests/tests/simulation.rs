@@ -24,8 +24,8 @@ fn five_hundred_fleets_keep_every_promise() {
         true
     });
     println!(
-        "{SEEDS} seeds, {} acquires, {} writes",
-        all.acquires, all.writes
+        "{SEEDS} seeds, {} acquires, {} writes, {} futile",
+        all.acquires, all.writes, all.futile
     );
     for fault in Fault::ALL {
         let times = all.faults[fault as usize];
@@ -33,18 +33,25 @@ fn five_hundred_fleets_keep_every_promise() {
         assert!(times > 0, "{fault:?} never happened");
     }
     assert!(broken.is_empty(), "\n{broken}");
+    assert!(all.futile * 10_000 <= all.writes, "{} futile", all.futile);
 }
 
-/// Found in long runs, and mended since.
+/// Found in long runs, and mended since. Most were found when the load changed as the faults ended.
 #[test]
 fn fleets_that_once_broke_a_promise_keep_it() {
-    const SEEDS: [u64; 22] = [
-        2025, 2155, 2926, 6175, 7036, 8152, 14_835, 17_309, 18_495, 21_902, 25_972, 40_332, 48_189,
-        58_426, 60_624, 61_376, 68_085, 87_264, 118_075, 131_308, 135_002, 141_796,
+    const SEEDS: [u64; 24] = [
+        2025, 2155, 2926, 6175, 6185, 7036, 7133, 8152, 14_835, 17_309, 18_495, 21_902, 25_972,
+        40_332, 48_189, 58_426, 60_624, 61_376, 68_085, 87_264, 118_075, 131_308, 135_002, 141_796,
     ];
     for seed in SEEDS {
-        let report = Scenario::random(seed, REQUESTS).run();
-        assert_eq!(report.violation, None, "seed {seed}");
+        let scenario = Scenario::random(seed, REQUESTS);
+        let changing = Scenario {
+            recovery_at: scenario.calm_at,
+            ..scenario.clone()
+        };
+        for scenario in [scenario, changing] {
+            assert_eq!(scenario.run().violation, None, "seed {seed}");
+        }
     }
 }
 
@@ -98,46 +105,60 @@ fn plain(seed: u64) -> Scenario {
     scenario
 }
 
-#[test]
-fn fleets_recover_within_two_renewal_periods() {
-    let (mut admitted, mut allowed, mut measured) = (0, 0, 0);
-    let mut slow = Vec::new();
-    simulation::play(0..600, THREADS, &plain, &mut |scenario, report| {
-        if let Some(recovery) = report.recovery {
-            measured += 1;
-            admitted += recovery.admitted;
-            allowed += recovery.allowed;
-            if !recovery.is_well() {
-                let share = recovery.admitted_of_allowed();
-                slow.push((scenario.seed, share, recovery.fairness));
-            }
-        }
-        true
-    });
-    slow.sort_by_key(|(seed, ..)| *seed);
-    println!("{measured} measured, {admitted} of {allowed}, slow: {slow:.2?}");
-    assert!(measured > 200);
-    assert!(admitted as f64 >= 0.97 * allowed as f64);
-    // Not one of the faults slows them: as many are slow without. It takes longer where the load
-    // changes in the same moment, and where a process's share is about three requests per renewal.
-    let mut slow_anyway = 0;
-    let calm = |seed| Scenario {
+/// The same, and what is asked for changes in the moment in which the last fault ends.
+fn changing(seed: u64) -> Scenario {
+    let scenario = plain(seed);
+    Scenario {
+        recovery_at: scenario.calm_at,
+        ..scenario
+    }
+}
+
+/// Not a fault.
+fn quiet(seed: u64) -> Scenario {
+    let scenario = plain(seed);
+    Scenario {
         faults: Faults {
-            patience: plain(seed).faults.patience,
+            patience: scenario.faults.patience,
             ..Faults::default()
         },
-        ..plain(seed)
+        ..scenario
+    }
+}
+
+/// Shares of three requests per renewal period are the smallest that are measured: not all of those
+/// can be met, nor where processes of both modes share what is asked for many times over.
+#[test]
+fn fleets_recover_within_two_renewal_periods() {
+    let all = |seed| Scenario::random(seed, REQUESTS);
+    let assert_recovery = |what, draw: &(dyn Fn(u64) -> Scenario + Sync), slow_max: f64| {
+        let (mut admitted, mut allowed, mut measured) = (0, 0, 0);
+        let mut slow = Vec::new();
+        simulation::play(0..600, THREADS, draw, &mut |scenario, report| {
+            if let Some(recovery) = report.recovery {
+                measured += 1;
+                admitted += recovery.admitted;
+                allowed += recovery.allowed;
+                if !recovery.is_well() {
+                    let share = recovery.admitted_of_allowed();
+                    slow.push((scenario.seed, share, recovery.fairness));
+                }
+            }
+            true
+        });
+        slow.sort_by_key(|(seed, ..)| *seed);
+        println!("{what}: {measured} measured, {admitted} of {allowed}, slow: {slow:.2?}");
+        assert!(measured > 200);
+        assert!(admitted as f64 >= 0.97 * allowed as f64);
+        assert!(
+            slow.len() as f64 <= slow_max * f64::from(measured),
+            "{what}"
+        );
     };
-    simulation::play(0..600, THREADS, &calm, &mut |_, report| {
-        slow_anyway += usize::from(report.recovery.is_some_and(|r| !r.is_well()));
-        true
-    });
-    println!("{slow_anyway} slow without faults");
-    assert!(slow.len() * 25 <= measured, "{slow:.2?}");
-    assert!(
-        slow.len() <= slow_anyway + 4,
-        "{slow_anyway} without faults"
-    );
+    assert_recovery("outages, crashes and freezes", &plain, 0.01);
+    assert_recovery("all faults and changes", &all, 0.02);
+    assert_recovery("no faults", &quiet, 0.01);
+    assert_recovery("a change of load", &changing, 0.04);
 }
 
 /// Every second process in strict mode, under whatever load.

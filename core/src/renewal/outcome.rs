@@ -35,7 +35,7 @@ impl Active {
             Outcome::Applied(item) => {
                 let excess = self.excess(now, settings, &flight, &item);
                 let books = &mut self.books;
-                books.saw(now.monotonic, Some(item));
+                books.saw(now.monotonic, Some(item), 1);
                 books.failures = 0;
                 books.throttled = books.throttled.saturating_sub(1);
                 books.unavailable_until = MonotonicTime::ZERO;
@@ -51,7 +51,7 @@ impl Active {
             Outcome::Refused(found) => {
                 self.turn_back(&flight);
                 let books = &mut self.books;
-                books.saw(now.monotonic, found);
+                books.saw(now.monotonic, found, 0);
                 books.tries += 1;
                 if books.tries < TRIES_MAX {
                     return true;
@@ -114,6 +114,13 @@ impl Active {
         let mut renew_at = expires_at.before(settings.renewal);
         let lead = lead_time(settings);
         for (at, f) in flight.slots.iter().enumerate() {
+            let account = self.books.account(at);
+            account.report(&mut self.slots[at], f.spent);
+            account.debt -= f.owed.min(account.debt);
+            account.credit -= f.credited.min(account.credit);
+            account.taken_back -= f.taken_back.min(account.taken_back);
+            account.recalled -= f.recalled.min(account.recalled);
+            account.entered = f.entry;
             let (situation, _) = self.situation(now, settings, at, 0);
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
@@ -123,12 +130,6 @@ impl Active {
             let scheduled = f.grant.scheduled.min(held);
             account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
             slot.stock = held - scheduled;
-            account.report(slot, f.spent);
-            account.debt -= f.owed.min(account.debt);
-            account.credit -= f.credited.min(account.credit);
-            account.taken_back -= f.taken_back.min(account.taken_back);
-            account.recalled -= f.recalled.min(account.recalled);
-            account.entered = f.entry;
             account.wanted = 0; // whoever came meanwhile is woken, and looks for himself
             slot.low_water = if scheduled > 0 || f.grant.short {
                 0
@@ -159,6 +160,11 @@ impl Active {
             let nothing_at_all = f.grant.scheduled > 0 || situation.level < 1.0;
             slot.denied_from = if nothing_at_all { 1 } else { f.wanted_least };
         }
+        for (at, f) in flight.slots.iter().enumerate() {
+            if f.outdated {
+                self.recall(at);
+            }
+        }
         self.books.reported_past(flight);
         self.expires_at = expires_at;
         self.books.renew_at = if self.unspent() > 0 {
@@ -176,8 +182,12 @@ impl Active {
         }
         self.set_aside_unreported(flight);
         for (at, f) in flight.slots.iter().enumerate() {
-            self.slots[at].stock += f.surplus;
             let account = self.books.account(at);
+            if f.outdated {
+                account.recalled += f.surplus;
+            } else {
+                self.slots[at].stock += f.surplus;
+            }
             if f.wanted > 0 {
                 account.wanted += f.wanted;
                 account.wanted_least = f.wanted_least;

@@ -12,6 +12,12 @@ use crate::sabotage::Sabotage;
 use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
 use crate::{MonotonicTime, Ticks};
 
+/// For how many renewal periods nobody else has written to a bucket that one process has alone.
+const ALONE_PERIODS: f64 = 1.2;
+/// The share of such a bucket that it takes at least. The rest is for strict processes: who is
+/// refused does not write.
+const ALONE_SHARE: f64 = 0.8;
+
 impl Active {
     /// Brings the demand up to date; whether anything was asked for since the last time.
     pub(super) fn observe(&mut self, now: MonotonicTime, settings: &RenewalSettings) -> bool {
@@ -72,6 +78,14 @@ impl Active {
             };
             reported as f64 / 1_000.0
         });
+        // Who leases what flows in writes in every period: the others have died, or need nothing.
+        let company = self.books.seen_at.since(self.books.company_at);
+        let alone = company >= settings.renewal.mul_f64(ALONE_PERIODS);
+        let fleet = if alone {
+            fleet.min(demand / ALONE_SHARE)
+        } else {
+            fleet
+        };
         let fleet = fleet.max(demand);
         let since = now.monotonic.since(self.books.seen_at);
         // As it stood when it was seen: what flowed in since then and what the others took met
@@ -89,7 +103,7 @@ impl Active {
         let token = terms.token() as f64;
         let replaced = found.map_or(0, |found| {
             let returned = self.returned(now.monotonic, settings, unspent);
-            returned.replaced(found, now.wall)
+            returned.replaced(terms, found, now.wall)
         });
         let comes_back = unspent as f64 - replaced as f64 / token;
         let level = level + comes_back + rate * since - taken;
@@ -100,6 +114,11 @@ impl Active {
         });
         let situation = Situation {
             level: level - account.debt as f64,
+            in_hand: if now.monotonic < self.expires_at {
+                self.slots[slot].stock
+            } else {
+                0
+            },
             rate,
             demand,
             per_request: account.demand.per_request(),
@@ -151,6 +170,7 @@ impl Active {
             let returned = self.returned(now.monotonic, settings, unspent);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
+            let starves = keeps && grant.short && account.demand.milli() > 0;
             let (spent, taken_back) = match past {
                 Some(_) => (0, 0),
                 None => (slot.spent, account.taken_back),
@@ -169,13 +189,15 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 scheduled: grant.scheduled,
+                kept: grant.kept,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
                 consumed: match &past {
                     Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
                     None => signed(spent) - signed(taken_back),
                 },
-                // Who has never held anything leaves the ring alone.
-                holding: (taken > 0 || account.entered.is_some()).then_some(Holding {
+                // Who has never held anything leaves the ring alone, but where others hold so much
+                // that there is nothing for him: they are to know.
+                holding: (taken > 0 || account.entered.is_some() || starves).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
                     tokens: taken,
                     demand_milli: if keeps { account.demand.milli() } else { 0 },
@@ -195,6 +217,7 @@ impl Active {
                 wanted: account.wanted,
                 wanted_least: account.wanted_least,
                 entry: None,
+                outdated: false,
             });
         }
         let Some(mut plan) = plan::plan(&self.books.seen, now.wall, &transfers) else {

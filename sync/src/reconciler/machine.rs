@@ -46,7 +46,7 @@ pub enum Action {
 ///     latency: Duration::from_millis(10),
 ///     jitter: 0.5,
 /// };
-/// let breaker = Arc::new(Breaker::new(7));
+/// let breaker = Arc::new(Breaker::new(settings.renewal, 7));
 /// let mut machine = Machine::new(settings, Duration::from_secs(600), breaker, 7);
 ///
 /// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();

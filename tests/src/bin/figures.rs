@@ -108,7 +108,7 @@ fn well_again(recoveries: &[Recovery]) -> Row {
     let sum = |of: fn(&Recovery) -> u64| recoveries.iter().map(of).sum::<u64>() as f64;
     let admitted = sum(|r| r.admitted) / sum(|r| r.allowed).max(1.0);
     row(
-        "two renewal periods after the last fault, and a change of load",
+        "two renewal periods after the last fault",
         "each fleet admits 0.97 of what is allowed, Jain 0.9",
         format!(
             "{admitted:.3} of all; {well} of {} fleets",

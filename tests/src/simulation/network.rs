@@ -343,6 +343,11 @@ impl World<'_> {
         if landed && !converts {
             p.seat(bucket).expires_at = planned_at + self.scenario.options.lease_ttl_ms * 1_000_000;
         }
+        if let WriteOutcome::Refused(found) = &outcome {
+            let sequence = found.as_ref().map_or(0, |item| item.sequence);
+            let last = p.seat(bucket).refused.replace((sequence, self.now));
+            self.report.futile += u64::from(last == Some((sequence, planned_at)));
+        }
         let before = p.holds(bucket);
         let action = p.machine.done(&p.clock, renewed, outcome);
         let after = p.holds(bucket);

@@ -23,6 +23,8 @@ pub(super) struct Seat {
     pub(super) expires_at: Nanos,
     /// The write under way.
     pub(super) flight: Option<usize>,
+    /// What item its last refused write has shown, and when.
+    pub(super) refused: Option<(u64, Nanos)>,
 }
 
 #[derive(Debug)]
@@ -53,16 +55,13 @@ pub(super) struct Process {
     pub(super) stream: u32,
     /// When the next request was sent, however late it is looked at.
     pub(super) next_arrival: Nanos,
-    /// Since recovery is measured.
-    pub(super) demanded: u64,
-    pub(super) admitted: u64,
 }
 
 impl Process {
     /// A process that knows nothing yet.
     pub(super) fn new(scenario: &Scenario, incarnation: u64, seed: u64) -> Self {
         let (clock, hands) = Clock::manual();
-        let breaker = Arc::new(Breaker::new(seed));
+        let breaker = Arc::new(Breaker::new(duration(scenario.renewal()), seed));
         Self {
             incarnation,
             clock,
@@ -84,8 +83,6 @@ impl Process {
             wakes_at: Nanos::MAX,
             stream: 0,
             next_arrival: 0,
-            demanded: 0,
-            admitted: 0,
         }
     }
 
@@ -100,8 +97,6 @@ impl Process {
             version: self.version,
             stream: self.stream,
             next_arrival: self.next_arrival,
-            demanded: self.demanded,
-            admitted: self.admitted,
             ..Self::new(scenario, self.incarnation + 1, seed)
         }
     }
@@ -165,6 +160,7 @@ impl Process {
                 waiting: Vec::new(),
                 expires_at: 0,
                 flight: None,
+                refused: None,
             }
         })
     }

@@ -100,6 +100,7 @@ impl Scenario {
             shape: Shape::Even,
             ..traffic(&mut draw, (per_second / load * again).min(per_second * 3.0))
         };
+        let lead = (2.0 * lease_ttl + 4.0 * renewal) as Nanos;
         let mut scenario = Self {
             seed,
             requests,
@@ -120,6 +121,7 @@ impl Scenario {
             latency: draw.nanos(1e6, (renewal / 12.0).min(60e6)),
             demand,
             recovery,
+            recovery_at: calm_at.saturating_sub(lead),
             leases: Afterwards {
                 adjusted: draw.permille(400, 100.0),
                 released: draw.permille(400, 100.0),

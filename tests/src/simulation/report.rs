@@ -113,6 +113,8 @@ pub struct Report {
     pub unavailable: u64,
     /// Writes that were sent.
     pub writes: u64,
+    /// Writes that were refused by the very item that a refusal had just shown.
+    pub futile: u64,
     /// How often what went wrong, in the order of [`Fault::ALL`].
     pub faults: [u64; Fault::ALL.len()],
     /// One number for all that happened.
@@ -135,6 +137,7 @@ impl Report {
         self.refused += other.refused;
         self.unavailable += other.unavailable;
         self.writes += other.writes;
+        self.futile += other.futile;
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
             *sum += more;
         }

@@ -42,10 +42,12 @@ pub struct Scenario {
     pub entity_ttl: Nanos,
     /// How long a write takes on average.
     pub latency: Nanos,
-    /// What is asked for while there are faults.
+    /// What is asked for at first.
     pub demand: Traffic,
-    /// What is asked for afterwards.
+    /// What is asked for when the faults end, from a while before.
     pub recovery: Traffic,
+    /// When that begins.
+    pub recovery_at: Nanos,
     /// What is done with leases.
     pub leases: Afterwards,
     /// What goes wrong.

@@ -24,6 +24,7 @@ impl World<'_> {
                 }
             }
         }
+        self.start_stream(process);
         self.trace
             .note(self.now, process, [4, 0], || "dies".to_owned());
     }

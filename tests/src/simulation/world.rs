@@ -22,6 +22,9 @@ use super::scenario::{Nanos, Scenario, Traffic};
 use super::trace::Trace;
 use crate::fleet::{Demand, OVERSLEPT};
 
+/// How many renewal periods are waited for debts to be paid, at most.
+const DEBT_PERIODS_MAX: u64 = 100;
+
 /// What happens at some time. What happens at the same time happens in the order in which it was
 /// decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,8 @@ pub(super) enum Event {
     SetClock(usize, i64),
     /// An administrator makes the change of this number.
     Change(usize),
+    /// Other requests come than before.
+    Demand,
     /// No more faults.
     Calm,
     /// From here on the fleet is expected to be well.
@@ -94,6 +99,8 @@ pub(super) struct World<'a> {
     pub(super) told: VecDeque<(usize, Arc<Bucket>)>,
     pub(super) ledgers: Ledgers,
     pub(super) measure: Option<Measure>,
+    /// Whether it was put off until debts are paid.
+    put_off: bool,
     pub(super) trace: Trace,
     pub(super) report: Report,
 }
@@ -130,6 +137,7 @@ impl<'a> World<'a> {
             told: VecDeque::new(),
             ledgers: Ledgers::new(scenario),
             measure: None,
+            put_off: false,
             trace: Trace::new(prints),
             report: Report::default(),
             scenario,
@@ -152,6 +160,7 @@ impl<'a> World<'a> {
         for &(at, process, length) in &faults.freezes {
             self.plan(at, Event::Freeze(process, at + length));
         }
+        self.plan(scenario.recovery_at, Event::Demand);
         self.plan(scenario.calm_at, Event::Calm);
         self.start_streams();
         while let Some(Reverse((at, _, event))) = self.events.pop() {
@@ -164,7 +173,7 @@ impl<'a> World<'a> {
         if let Some(measure) = self.measure.take()
             && scenario.promises_recovery()
         {
-            self.report.recovery = Some(measure.recovery(&self.processes));
+            self.report.recovery = Some(measure.recovery());
         }
         self.report.trace = self.trace.hash();
         self.report
@@ -196,8 +205,9 @@ impl<'a> World<'a> {
             Event::Freeze(process, until) => self.freeze(process, until),
             Event::SetClock(process, offset) => self.set_clock(process, offset),
             Event::Change(number) => self.change(self.scenario.changes[number].1),
+            Event::Demand => self.change_demand(),
             Event::Calm => self.calm_down(),
-            Event::Recovered => self.measure = Some(Measure::new(self)),
+            Event::Recovered => self.begin_measure(),
         }
         if !self.told.is_empty() {
             self.tell();
@@ -225,14 +235,17 @@ impl<'a> World<'a> {
     }
 
     fn start_streams(&mut self) {
-        for process in 0..self.processes.len() {
-            let distance = self.demand.first(process, &mut self.rng);
-            let p = &mut self.processes[process];
-            p.stream += 1;
-            p.next_arrival = self.now + distance;
-            let arrival = Event::Arrival(process, p.stream);
-            self.plan(self.now.saturating_add(distance), arrival);
-        }
+        (0..self.processes.len()).for_each(|process| self.start_stream(process));
+    }
+
+    /// Requests go to a process from now on, and to nobody in its place.
+    pub(super) fn start_stream(&mut self, process: usize) {
+        let distance = self.demand.first(process, &mut self.rng);
+        let p = &mut self.processes[process];
+        p.stream += 1;
+        p.next_arrival = self.now + distance;
+        let arrival = Event::Arrival(process, p.stream);
+        self.plan(self.now.saturating_add(distance), arrival);
     }
 
     /// The next request of a stream; none if this one is over.
@@ -265,6 +278,25 @@ impl<'a> World<'a> {
         let renewal = self.scenario.renewal();
         self.plan(over + 2 * renewal, Event::Recovered);
         self.end = over + 14 * renewal;
+    }
+
+    /// Of a bucket in debt nothing is allowed; what is in it afterwards takes as long to be found as
+    /// after a fault.
+    fn begin_measure(&mut self) {
+        let debt = Measure::until_paid(self).as_nanos();
+        let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);
+        let renewal = self.scenario.renewal();
+        if debt > renewal && !self.put_off {
+            self.put_off = true;
+            let later = debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
+            self.end += later;
+            self.plan(self.now + later, Event::Recovered);
+        } else {
+            self.measure = Some(Measure::new(self));
+        }
+    }
+
+    fn change_demand(&mut self) {
         self.demand = demand(self.scenario, &self.scenario.recovery);
         self.start_streams();
     }

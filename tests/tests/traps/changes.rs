@@ -2,7 +2,8 @@
 
 use zae_limiter::Limit;
 use zae_limiter_core::Charges;
-use zae_limiter_tests::desk::Desk;
+use zae_limiter_core::item::BucketItem;
+use zae_limiter_tests::desk::{Desk, End};
 
 use super::{drain, level, level_of, limit, per_day, secs};
 
@@ -62,6 +63,59 @@ fn a_limit_that_was_cut_is_not_spent_as_it_was() {
     desk.take(1).expect("500 are in hand");
     desk.limits = [limit(1, 10)].into();
     assert_eq!(drain(&mut desk, &mut table), 10);
+}
+
+#[test]
+fn what_a_write_brings_after_a_cut_is_not_spent() {
+    let (mut desk, mut table) = (Desk::new(&[limit(10, 1_000)]), None);
+    let _ = desk.take(500);
+    let plan = desk.look().expect("somebody waits for tokens");
+    desk.limits = [limit(1, 10)].into();
+    let _ = desk.take(1);
+    let mut next = desk.end(&mut table, &plan, End::Answered);
+    while let Some(plan) = next {
+        next = desk.end(&mut table, &plan, End::Answered);
+    }
+    assert_eq!(drain(&mut desk, &mut table), 10);
+}
+
+/// A process that has stood still with 500 tokens for longer than the ring counts them, and one that
+/// has consumed all of what the limit was cut to meanwhile.
+fn stood_still_while_it_was_cut() -> (Desk, Desk, Option<BucketItem>) {
+    let (mut still, mut table) = (Desk::new(&[limit(10, 1_000)]), None);
+    let mut other = Desk::new(&[limit(1, 10)]);
+    let paid = still.acquire(&mut table, 500).expect("tokens");
+    let (generation, charges) = (Some(paid.generation), Charges::of(0, 500));
+    still
+        .bucket
+        .give_back(&still.clock, generation, &still.limits, &charges);
+    for desk in [&mut still, &mut other] {
+        desk.hands.advance(secs(20));
+    }
+    assert_eq!(drain(&mut other, &mut table), 10);
+    (still, other, table)
+}
+
+#[test]
+fn a_block_of_before_a_cut_does_not_come_back() {
+    let (mut still, mut other, mut table) = stood_still_while_it_was_cut();
+    still.renew(&mut table);
+    assert_eq!(still.holds(), 0);
+    assert_eq!(drain(&mut other, &mut table), 0);
+}
+
+#[test]
+fn nor_where_the_cut_is_declared_while_it_is_on_its_way_back() {
+    let (mut still, mut other, mut table) = stood_still_while_it_was_cut();
+    let plan = still.look().expect("it gives back what has expired");
+    still.limits = other.limits.clone();
+    let _ = still.take(1);
+    let mut next = still.end(&mut table, &plan, End::Answered);
+    while let Some(plan) = next {
+        next = still.end(&mut table, &plan, End::Answered);
+    }
+    assert_eq!(drain(&mut still, &mut table), 0);
+    assert_eq!(drain(&mut other, &mut table), 0);
 }
 
 /// By day 100, by night 10, and over again.

@@ -44,7 +44,7 @@
 //! | the parent is set late | `acceptance::changes_are_in_force_within_the_time_to_live`, `simulation::five_hundred_fleets_keep_every_promise` |
 //! | something is switched off: its limits or the entity are deleted | `acceptance::what_is_taken_away_here_is_taken_away_elsewhere`, `acceptance::what_is_deleted_stays_deleted` |
 //! | less was debited than is admitted for | `bucket::what_is_held_is_what_was_debited` |
-//! | the limit is cut | `changes::a_limit_that_was_cut_is_not_spent_as_it_was`, `strict::a_changed_limit_converts_what_is_there` |
+//! | the limit is cut | `changes::a_limit_that_was_cut_is_not_spent_as_it_was`, `changes::a_block_of_before_a_cut_does_not_come_back`, `strict::a_changed_limit_converts_what_is_there` |
 //! | nothing is taken of a limit in debt | `bucket::a_limit_in_debt_stops_only_who_takes_of_it`, `strict::what_is_consumed_adjusted_and_rolled_back_is_in_the_table_at_once` |
 //! | the timestamp is old | `bucket::a_write_that_arrives_late_brings_no_old_time` |
 //!

@@ -160,7 +160,7 @@ impl World {
             machine: Machine::new(
                 settings,
                 Duration::from_secs(600),
-                Arc::new(Breaker::new(seed)),
+                Arc::new(Breaker::new(settings.renewal, seed)),
                 seed,
             ),
             cache: BucketCache::new(),
