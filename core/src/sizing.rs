@@ -265,3 +265,22 @@ impl Situation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_piled_up_while_a_process_stood_still_is_not_its_demand() {
+        let (second, mut demand) = (Duration::from_secs(1), Demand::default());
+        for _ in 0..20 {
+            demand.observe(100, second, second);
+        }
+        demand.observe(5_000, second / 100, second);
+        assert!(demand.per_second() < 10_000.0, "{demand:?}");
+        // Where it is nothing but that, it may be all.
+        let mut demand = Demand::default();
+        demand.observe(5_000, second / 100, second);
+        assert!(demand.per_second() > 10_000.0, "{demand:?}");
+    }
+}

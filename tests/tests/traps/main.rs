@@ -72,6 +72,13 @@
 //! | a bucket over full hides what has to overflow | `sharing::a_bucket_over_full_hides_nothing_that_overflows` |
 //! | an old answer comes after a new one, and is believed | `failures::an_answer_that_was_overtaken_changes_nothing` |
 //! | a block is returned after the bucket has refilled in its place | `sharing::a_block_that_comes_back_late_brings_no_more_than_is_missing` |
+//! | what is in hand is reserved once more, and waited for | `sharing::what_is_in_hand_is_not_scheduled_once_more` |
+//! | a debt is paid, and still counts | `sharing::a_debt_that_is_paid_does_not_count_once_more` |
+//! | the last one left shares with the dead | `sharing::who_is_left_alone_does_not_share_with_the_dead` |
+//! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
+//! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand` |
+//! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
+//! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |
 //! | a credit of unknown outcome is made again | `failures::a_credit_of_unknown_outcome_is_not_repeated`, `failures::the_correction_of_a_strict_lease_is_made_once` |
 

@@ -85,6 +85,50 @@ fn a_dead_process_keeps_nothing_for_ever() {
     assert!(alone[0] >= 485, "{alone:?} of 500");
 }
 
+/// The ring counts the dead for two leases at most; who is left notices before that.
+#[test]
+fn who_is_left_alone_does_not_share_with_the_dead() {
+    let new = || Desk::new(&[limit(50, 10)]);
+    let (mut desks, mut table) = (vec![new(), new(), new()], None);
+    overload(&mut desks, &mut table, secs(10));
+    desks.truncate(1);
+    overload(&mut desks, &mut table, secs(3));
+    let alone = overload(&mut desks, &mut table, secs(4));
+    assert!(alone[0] >= 180, "{alone:?} of 200");
+}
+
+/// All that is to come for two renewal periods is taken: there is nothing for who comes now, but the
+/// others are to leave him his share of what comes then.
+#[test]
+fn who_finds_nothing_says_what_he_needs() {
+    let mut table = None;
+    let mut desk = Desk::new(&[limit(100, 10)]);
+    desk.acquire(&mut table, 1).expect("it is full");
+    let others = [Transfer {
+        take: 205,
+        holding: Some(Holding {
+            lease_ttl: secs(5),
+            tokens: 205,
+            demand_milli: 400_000,
+            entered: None,
+        }),
+        scheduled: 205,
+        ahead: secs(2),
+        ..Transfer::new(&desk.limits[0])
+    }];
+    let seen = table.clone().map_or(Seen::Missing, Seen::Item);
+    let plan = plan::plan(&seen, desk.clock.wall(), &others).expect("a debit");
+    BucketItem::apply(&mut table, &plan.write).expect("it is applied");
+    let demand = |table: &Option<BucketItem>| -> i64 {
+        let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);
+        ring.expect("a ring").demand_milli.iter().sum()
+    };
+    let before = demand(&table);
+    let mut late = Desk::new(&[limit(100, 10)]);
+    assert!(late.acquire(&mut table, 1).is_err());
+    assert!(demand(&table) > before, "{table:?}");
+}
+
 #[test]
 fn demand_that_has_fallen_is_not_somebody_elses() {
     let (mut desks, mut table) = (vec![Desk::new(&[limit(50, 25)])], None);
