@@ -177,9 +177,6 @@ impl BucketPayment {
         if std::mem::take(&mut self.pausing) {
             return Next::Pause(self.throttled - 1);
         }
-        if self.tries == TRIES_MAX {
-            return Next::Done(Err(NotWritten::Failed(None)));
-        }
         self.tries += 1;
         self.planned_at = clock.wall();
         if self.change == Change::Debit && self.seen.item().is_none() {
@@ -210,7 +207,7 @@ impl BucketPayment {
         if !told {
             (self.bucket).untold(clock, &self.limits, &self.charges, &asked);
         }
-        match outcome {
+        let told = match outcome {
             WriteOutcome::Applied(item) => {
                 if !self.only_converts {
                     self.result = Some(Ok(()));
@@ -237,17 +234,23 @@ impl BucketPayment {
                 self.tries -= 1;
                 false
             }
-            WriteOutcome::Failed(error) => {
-                self.result = Some(Err(NotWritten::Failed(Some(Arc::new(error)))));
-                // What surely did not reach the table is left to the reconciler.
-                self.change == Change::Credit
-                    && (self.bucket).give_back(clock, None, &self.limits, &self.charges)
-            }
+            WriteOutcome::Failed(error) => self.fail(clock, Some(Arc::new(error))),
             WriteOutcome::Unknown(error) => {
                 self.result = Some(Err(NotWritten::InDoubt(Arc::new(error))));
                 false
             }
-        }
+        };
+        // Others were faster each time.
+        let given_up = self.result.is_none() && self.tries == TRIES_MAX;
+        given_up && self.fail(clock, None) || told
+    }
+
+    /// It was not written. What surely did not reach the table is left to the reconciler, who is to be
+    /// told then.
+    fn fail(&mut self, clock: &Clock, error: Option<Arc<StoreError>>) -> bool {
+        self.result = Some(Err(NotWritten::Failed(error)));
+        self.change == Change::Credit
+            && (self.bucket).give_back(clock, None, &self.limits, &self.charges)
     }
 }
 
