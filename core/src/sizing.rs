@@ -242,6 +242,7 @@ impl Situation {
             BLOCK_PERIODS
         };
         let target = AHEAD_TARGET * self.lease_ttl.as_secs_f64() / period;
+        let target = target.min(AHEAD_PERIODS / 2.0);
         let pace =
             periods * ((BLOCK_PERIODS + target - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
         let room = drawable - stock;

@@ -83,8 +83,8 @@ enum State {
 }
 
 impl Breaker {
-    /// A closed breaker. It probes at least once per `renewal` period, so that what is over is soon
-    /// known to be. The delays between its probes follow from `seed`.
+    /// A closed breaker. It waits at most one `renewal` period between probes, so that what is over
+    /// is soon known to be. The delays between its probes follow from `seed`.
     ///
     /// See the example of [`Breaker`].
     #[must_use]

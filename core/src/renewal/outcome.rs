@@ -34,6 +34,9 @@ impl Active {
         match outcome {
             Outcome::Applied(item) => {
                 let excess = self.excess(now, settings, &flight, &item);
+                if flight.only_converts && now.monotonic >= self.expires_at {
+                    self.recall_converted();
+                }
                 let books = &mut self.books;
                 books.saw(now.monotonic, Some(item), 1);
                 books.failures = 0;
@@ -106,6 +109,19 @@ impl Active {
             }
         };
         self.limits.iter().map(excess).collect()
+    }
+
+    /// Recalls what has expired of limits that the write has converted: after it the table says what
+    /// this process declares, and no more that the block was granted under other terms than it had.
+    fn recall_converted(&mut self) {
+        for at in 0..self.limits.len() {
+            let limit = &self.limits[at];
+            let seen = self.books.seen.item();
+            let found = seen.and_then(|item| item.limit(limit.name()));
+            if found.is_some_and(|found| found.terms != *limit.terms()) {
+                self.recall(at);
+            }
+        }
     }
 
     /// The write was applied: the block is as if freshly granted.

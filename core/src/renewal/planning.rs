@@ -78,9 +78,11 @@ impl Active {
             };
             reported as f64 / 1_000.0
         });
-        // Who leases what flows in writes in every period: the others have died, or need nothing.
+        // Who leases what flows in writes in every period, which may be longer than this process's:
+        // the others have died, or need nothing.
         let company = self.books.seen_at.since(self.books.company_at);
-        let alone = company >= settings.renewal.mul_f64(ALONE_PERIODS);
+        let period = settings.renewal.mul_f64(ALONE_PERIODS);
+        let alone = company >= period.max(settings.lease_ttl / 5);
         let fleet = if alone {
             fleet.min(demand / ALONE_SHARE)
         } else {
@@ -105,7 +107,8 @@ impl Active {
             let returned = self.returned(now.monotonic, settings, unspent);
             returned.replaced(terms, found, now.wall)
         });
-        let comes_back = unspent as f64 - replaced as f64 / token;
+        let found_token = found.map_or(token, |found| found.terms.token() as f64);
+        let comes_back = unspent as f64 - replaced as f64 / found_token;
         let level = level + comes_back + rate * since - taken;
         let level = level.min(limit.burst_tokens() as f64);
         let level = found.map_or(level, |found| {

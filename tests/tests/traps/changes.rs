@@ -105,6 +105,15 @@ fn a_block_of_before_a_cut_does_not_come_back() {
 }
 
 #[test]
+fn nor_where_the_process_goes_on_with_what_it_knew() {
+    let (mut still, mut other, mut table) = stood_still_while_it_was_cut();
+    let _ = still.take(1);
+    still.renew(&mut table);
+    assert_eq!(still.holds(), 0);
+    assert_eq!(drain(&mut other, &mut table), 0);
+}
+
+#[test]
 fn nor_where_the_cut_is_declared_while_it_is_on_its_way_back() {
     let (mut still, mut other, mut table) = stood_still_while_it_was_cut();
     let plan = still.look().expect("it gives back what has expired");
