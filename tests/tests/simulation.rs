@@ -189,5 +189,5 @@ fn strict_processes_do_not_starve_beside_those_that_lease() {
     });
     println!("{measured} measured, unfair: {unfair:.2?}");
     assert!(measured > 200);
-    assert!(unfair.len() * 40 <= measured, "{unfair:.2?}");
+    assert!(unfair.len() * 100 <= measured, "{unfair:.2?}");
 }
