@@ -91,7 +91,7 @@ pub struct Transfer<'a> {
     /// Of what is taken, what is not spent before it has flowed in.
     pub scheduled: u64,
     /// Of what is taken, what the process had in hand before.
-    pub kept: u64,
+    pub in_hand: u64,
     /// How far that may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
@@ -116,7 +116,7 @@ impl<'a> Transfer<'a> {
         let ahead = terms.refill(self.ahead).max(slack);
         let min = Ticks::from(self.take + due) * token - ahead;
         let stock = self.take.saturating_sub(self.scheduled);
-        if stock <= self.kept {
+        if stock <= self.in_hand {
             return min;
         }
         min.max(Ticks::from(stock + due) * token - slack)
@@ -136,7 +136,7 @@ impl<'a> Transfer<'a> {
             asked_at: None,
             in_demand: false,
             scheduled: 0,
-            kept: 0,
+            in_hand: 0,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,

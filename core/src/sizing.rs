@@ -133,7 +133,7 @@ pub struct Grant {
     /// Spendable at once.
     pub stock: u64,
     /// Those of them that the process had in hand.
-    pub kept: u64,
+    pub in_hand: u64,
     /// Released evenly over `length`.
     pub scheduled: u64,
     /// How long what is scheduled lasts.
@@ -202,7 +202,7 @@ impl Situation {
         {
             return Grant {
                 stock: need as u64,
-                kept: self.in_hand.min(need as u64),
+                in_hand: self.in_hand.min(need as u64),
                 scheduled: 0,
                 length: Duration::ZERO,
                 short: false,
@@ -218,19 +218,16 @@ impl Situation {
         if tight {
             return Grant {
                 stock: served as u64,
-                kept: self.in_hand.min(served as u64),
+                in_hand: self.in_hand.min(served as u64),
                 scheduled: 0,
                 length: Duration::ZERO,
                 short: served < wanted,
             };
         }
+        let most = (AHEAD_PERIODS * self.rate * period + self.level).floor();
         // What has been released to it is not scheduled once more.
-        let drawable = (AHEAD_PERIODS * self.rate * period + self.level).floor();
         let fair = (share * self.rate * period * BLOCK_PERIODS + self.per_request).floor();
-        let kept = (self.in_hand as f64)
-            .min(need)
-            .min(fair)
-            .min(drawable.max(0.0));
+        let kept = (self.in_hand as f64).min(need).min(fair).min(most.max(0.0));
         let free = (level - kept).max(0.0);
         let stock = served.max(kept + (share * free).floor()).min(need);
         let ahead = (-self.level).max(0.0) / (self.rate * period);
@@ -241,11 +238,11 @@ impl Situation {
         } else {
             BLOCK_PERIODS
         };
-        let target = AHEAD_TARGET * self.lease_ttl.as_secs_f64() / period;
-        let target = target.min(AHEAD_PERIODS / 2.0);
+        let target =
+            (AHEAD_TARGET * self.lease_ttl.as_secs_f64() / period).min(AHEAD_PERIODS / 2.0);
         let pace =
             periods * ((BLOCK_PERIODS + target - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
-        let room = drawable - stock;
+        let room = most - stock;
         let scheduled = (share * self.rate * period * pace)
             .min(need - stock)
             .min(room)
@@ -259,7 +256,7 @@ impl Situation {
         let scheduled = scheduled.min(room.max(0.0).floor());
         Grant {
             stock: stock as u64,
-            kept: kept as u64,
+            in_hand: kept as u64,
             scheduled: scheduled as u64,
             length: self.renewal.mul_f64(periods),
             short: stock + scheduled < need,

@@ -192,7 +192,7 @@ impl Active {
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 scheduled: grant.scheduled,
-                kept: grant.kept,
+                in_hand: grant.in_hand,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
                 consumed: match &past {
                     Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),

@@ -78,7 +78,7 @@
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
 //! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
-//! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
+//! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_process_goes_on_with_what_it_knew`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |
 //! | a credit is dropped where others were always faster | `simulation::fleets_that_once_broke_a_promise_keep_it` |
 //! | a credit of unknown outcome is made again | `failures::a_credit_of_unknown_outcome_is_not_repeated`, `failures::the_correction_of_a_strict_lease_is_made_once` |
