@@ -39,15 +39,18 @@ impl Bucket {
     pub fn tell(&self, clock: &Clock, limits: &[Limit], charges: &Charges) -> SmallVec<[Asked; 2]> {
         let now = clock.now();
         let mut state = self.lock();
-        let tell = |account: &mut Account| Asked {
-            tokens: std::mem::take(&mut account.asked),
-            during: now.since(std::mem::replace(&mut account.asked_since, now)),
+        let tell = |(at, charged): (u32, u64)| {
+            let limit = &limits[at as usize];
+            let Some(account) = account(&mut state, limit) else {
+                return Asked::default();
+            };
+            let during = now.since(std::mem::replace(&mut account.asked_since, now));
+            // As of those that lease, nobody's demand counts for more than the whole limit.
+            let all = (limit.tokens_per_second() * during.as_secs_f64()).ceil() as u64;
+            let tokens = std::mem::take(&mut account.asked).min(all.max(charged));
+            Asked { tokens, during }
         };
-        charges
-            .iter()
-            .map(|(at, _)| account(&mut state, &limits[at as usize]).map(tell))
-            .map(Option::unwrap_or_default)
-            .collect()
+        charges.iter().map(tell).collect()
     }
 
     /// The write that was to tell of it was not made.

@@ -12,7 +12,7 @@ use crate::item::BucketItem;
 use crate::plan::{Entry, Seen};
 use crate::renewal::Reason;
 use crate::sizing::{Demand, Grant};
-use crate::{MonotonicTime, Ticks};
+use crate::{Limit, MonotonicTime, Ticks};
 
 /// What only the reconciler and the slow path need to know of a bucket.
 #[derive(Debug)]
@@ -29,9 +29,15 @@ pub(crate) struct Books {
     pub(crate) failures: u32,
     /// The table took no more writes; until then the next one waits, and its callers with it.
     pub(crate) throttled_until: MonotonicTime,
-    /// How far renewals are stretched for that.
+    /// How often that was, of late.
     pub(crate) throttled: u32,
     pub(crate) observed_at: MonotonicTime,
+    /// When the bucket is to be looked at next.
+    pub(crate) look_at: MonotonicTime,
+    /// Until when demand is not judged, because the process has stood still.
+    pub(crate) dazed_until: MonotonicTime,
+    /// How far the wall clock was ahead of the monotonic one when the bucket was last looked at.
+    pub(crate) wall_ahead: i128,
     pub(crate) used_at: MonotonicTime,
     pub(crate) renew_at: MonotonicTime,
     pub(crate) tries: u32,
@@ -60,7 +66,14 @@ pub(crate) struct Account {
     pub(crate) observed_spent: u64,
     /// Spent and reported, but not observed as demand yet.
     pub(crate) unobserved: u64,
+    /// Of what is to be observed, asked for by callers who wait.
+    pub(crate) waiting: u64,
+    /// And by callers who were woken since: it is counted again when they are served, or refused, or
+    /// wait once more.
+    pub(crate) woken: u64,
     pub(crate) entered: Option<Entry>,
+    /// What the fleet's demand per second cannot be more than, by what it leaves in the bucket.
+    pub(crate) fleet_max: Option<f64>,
     /// The time at which this process's share was last empty, if it lives on that.
     pub(crate) local: Option<Ticks>,
     /// Asked of the table in strict mode, since then, and not told to it.
@@ -107,13 +120,30 @@ impl Account {
         };
         self.wanted_least = least.min(tokens);
         self.wanted = self.wanted.max(ahead) + tokens;
+        self.waiting += tokens;
         self.demand.learn_request(tokens);
     }
 
-    #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn is_surging(&self) -> bool {
+    /// Whoever waits is woken, and looks for himself.
+    pub(crate) fn wake(&mut self) {
+        self.wanted = 0;
+        self.woken += std::mem::take(&mut self.waiting);
+    }
+
+    /// The demand per second that counts beside that of others: nobody can have more than all.
+    pub(crate) fn claim(&self, limit: &Limit) -> f64 {
+        self.demand.per_second().min(limit.tokens_per_second())
+    }
+
+    /// The same in thousandths, as the table keeps it.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn claim_milli(&self, limit: &Limit) -> i64 {
+        (self.claim(limit) * 1_000.0).ceil() as i64
+    }
+
+    pub(crate) fn is_surging(&self, limit: &Limit) -> bool {
         let known = self.entered.map_or(0, Entry::demand_milli);
-        self.demand.milli() > known.saturating_mul(2)
+        self.claim_milli(limit) > known.saturating_mul(2)
     }
 
     /// What was spent has been reported to the table. As demand it is yet to be observed.
@@ -149,6 +179,9 @@ impl Books {
             throttled_until: MonotonicTime::ZERO,
             throttled: 0,
             observed_at: MonotonicTime::ZERO,
+            look_at: MonotonicTime::NEVER,
+            dazed_until: MonotonicTime::ZERO,
+            wall_ahead: 0,
             used_at: MonotonicTime::ZERO,
             renew_at: MonotonicTime::ZERO,
             tries: 0,

@@ -109,12 +109,16 @@ pub struct Situation {
     pub rate: f64,
     /// The process's demand per second.
     pub demand: f64,
+    /// What of it counts beside that of others.
+    pub claim: f64,
     /// Tokens per request.
     pub per_request: f64,
     /// Whether the demand is more than one moment's impression.
     pub established: bool,
     /// The fleet's demand per second, the process's included.
     pub fleet_demand: f64,
+    /// The most that its share may be.
+    pub share_max: f64,
     /// Whether the demand has just grown so much that the fleet does not know of it yet.
     pub surging: bool,
     /// What callers are waiting for, together.
@@ -147,6 +151,8 @@ pub const AHEAD_PERIODS: f64 = 2.0;
 /// How far they are steered to run ahead when everything is reserved, as a part of `lease_ttl`: a
 /// little less than what strict acquires may draw ahead, who would else have nothing, or all.
 const AHEAD_TARGET: f64 = 0.12;
+/// By what factor the fleet's demand is taken to be less, where it leaves something.
+const FLEET_SHRINKS: f64 = 1.5;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods a reservation lasts while demand is surging.
@@ -172,6 +178,19 @@ impl Situation {
         self.is_contended() && unspent as f64 > enough
     }
 
+    /// What the fleet's demand cannot be more than, seeing what is left after this process took
+    /// `grant`: where its share was short, and others did not take the rest, they are fewer than
+    /// the ring says. Some may have died.
+    #[must_use]
+    pub fn fleet_max(&self, grant: &Grant, before: Option<f64>) -> Option<f64> {
+        let reserved = -self.level / (self.rate * self.renewal.as_secs_f64());
+        if grant.short && self.established && reserved < 0.0 {
+            Some(self.fleet_demand / FLEET_SHRINKS)
+        } else {
+            before.filter(|_| reserved <= 0.25)
+        }
+    }
+
     /// The block to take now.
     #[must_use]
     #[allow(
@@ -182,7 +201,7 @@ impl Situation {
     pub fn grant(&self) -> Grant {
         let period = self.renewal.as_secs_f64();
         let share = if self.fleet_demand > 0.0 {
-            (self.demand / self.fleet_demand).min(1.0)
+            (self.claim / self.fleet_demand).min(self.share_max)
         } else {
             1.0
         };

@@ -127,8 +127,19 @@ fn quiet(seed: u64) -> Scenario {
     }
 }
 
-/// Shares of three requests per renewal period are the smallest that are measured: not all of those
-/// can be met, nor where processes of both modes share what is asked for many times over.
+/// Each was slow, or left somebody with nothing, for a reason that was found and mended.
+#[test]
+fn fleets_that_once_were_slow_recover() {
+    let all = |seed| Scenario::random(seed, REQUESTS);
+    let fleets = [2100, 2183, 3380, 3775, 4928].map(plain);
+    for scenario in fleets.into_iter().chain([1574, 2660].map(all)) {
+        let recovery = scenario.run().recovery.expect("it is measured");
+        assert!(recovery.is_well(), "seed {}: {recovery:?}", scenario.seed);
+    }
+}
+
+/// Shares of three requests per renewal period are the smallest that are measured: now and then one
+/// of those falls short, by single requests.
 #[test]
 fn fleets_recover_within_two_renewal_periods() {
     let all = |seed| Scenario::random(seed, REQUESTS);
@@ -156,10 +167,10 @@ fn fleets_recover_within_two_renewal_periods() {
             "{what}"
         );
     };
-    assert_recovery("outages, crashes and freezes", &plain, 0.01);
-    assert_recovery("all faults and changes", &all, 0.02);
-    assert_recovery("no faults", &quiet, 0.01);
-    assert_recovery("a change of load", &changing, 0.04);
+    assert_recovery("outages, crashes and freezes", &plain, 0.005);
+    assert_recovery("all faults and changes", &all, 0.005);
+    assert_recovery("no faults", &quiet, 0.005);
+    assert_recovery("a change of load", &changing, 0.01);
 }
 
 /// Every second process in strict mode, under whatever load.

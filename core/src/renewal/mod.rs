@@ -12,7 +12,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bucket::{Active, Bucket};
+use crate::bucket::{Active, Bucket, State};
 use crate::item::BucketItem;
 use crate::plan::Plan;
 use crate::{Clock, MonotonicTime, WallTime};
@@ -32,11 +32,11 @@ pub struct RenewalSettings {
 }
 
 impl RenewalSettings {
-    /// For a bucket whose writes were throttled so many times: fewer and larger ones.
-    fn stretched(self, throttled: u32) -> Self {
-        let longest = (self.lease_ttl / 2).max(self.renewal);
+    /// For a bucket whose writes were throttled: fewer and larger ones. No larger than that: what is
+    /// reserved for so long, others do not have when it is over.
+    fn stretched(self) -> Self {
         Self {
-            renewal: (self.renewal * 2u32.pow(throttled.min(8))).min(longest),
+            renewal: (self.renewal * 2).min(self.lease_ttl / 2).max(self.renewal),
             ..self
         }
     }
@@ -125,10 +125,7 @@ impl Bucket {
             }
             None => Step::Idle,
         };
-        if matches!(step, Step::Idle) {
-            state.rest();
-        }
-        step.within_the_hour(now)
+        end(&mut state, step, now, settings)
     }
 
     /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
@@ -154,10 +151,7 @@ impl Bucket {
         } else {
             active.check(now, &settings, why)
         };
-        if matches!(step, Step::Idle) {
-            state.rest();
-        }
-        step.within_the_hour(now)
+        end(&mut state, step, now, &settings)
     }
 
     /// The table can be reached again: whatever pause the bucket was in is over.
@@ -184,14 +178,34 @@ impl Bucket {
     }
 }
 
+/// Remembers when the bucket is to be looked at again.
+fn end(state: &mut State, step: Step, now: Now, settings: &RenewalSettings) -> Step {
+    let step = step.within_the_hour(now);
+    if matches!(step, Step::Idle) {
+        state.rest();
+    }
+    if let Some(active) = state.active.as_deref_mut() {
+        active.books.look_at = match step {
+            Step::Wait(until) => until,
+            Step::Write(_) | Step::Idle => now.monotonic.after(settings.renewal),
+        };
+    }
+    step
+}
+
 impl Active {
     fn stretched(&self, settings: &RenewalSettings) -> RenewalSettings {
-        settings.stretched(self.books.throttled)
+        if self.books.throttled > 0 {
+            settings.stretched()
+        } else {
+            *settings
+        }
     }
 
     fn check(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
         self.release(now.monotonic);
         let used = self.observe(now.monotonic, settings);
+        self.notice_clock(now, settings);
         let books = &mut self.books;
         if books.flight.is_some() {
             return Step::Wait(now.monotonic.after(settings.renewal));
@@ -220,7 +234,12 @@ impl Active {
             let known_until = self.books.seen_at.max(self.books.used_at);
             let known_until = known_until.after(settings.lease_ttl * 2);
             let denied_until = self.slots.iter().map(|slot| slot.denied_until).max();
-            let until = denied_until.map_or(known_until, |until| until.max(known_until));
+            let denied_until = denied_until.unwrap_or_default();
+            let until = if now.monotonic < denied_until {
+                now.monotonic.after(settings.renewal)
+            } else {
+                known_until
+            };
             if self.slots.iter().all(|slot| slot.spent == 0) {
                 return if closing || until <= now.monotonic {
                     Step::Idle
@@ -230,17 +249,30 @@ impl Active {
             }
         }
         let renew_at = self.books.renew_at;
-        let excess = (0..self.slots.len()).any(|slot| {
-            let unspent = self.slots[slot].stock + self.books.account(slot).schedule.pending();
-            let (situation, _) = self.situation(now, settings, slot, unspent);
-            situation.is_excess(unspent)
-        });
+        let dazed = now.monotonic < self.books.dazed_until;
+        let excess = !dazed
+            && (0..self.slots.len()).any(|slot| {
+                let unspent = self.slots[slot].stock + self.books.account(slot).schedule.pending();
+                let (situation, _) = self.situation(now, settings, slot, unspent);
+                situation.is_excess(unspent)
+            });
         let due =
             now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
         if due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
             return self.plan(now, settings, why);
         }
         Step::Wait(renew_at.min(now.monotonic.after(settings.renewal / 4)))
+    }
+
+    /// What was refused by a clock that has been set since then may be there by what it says now.
+    fn notice_clock(&mut self, now: Now, settings: &RenewalSettings) {
+        let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
+        let step = ahead.abs_diff(std::mem::replace(&mut self.books.wall_ahead, ahead));
+        if step > (settings.renewal / 4).as_nanos() {
+            for slot in &mut self.slots {
+                slot.denied_until = MonotonicTime::ZERO;
+            }
+        }
     }
 
     fn runs_low(&self) -> bool {

@@ -17,7 +17,7 @@ use crate::{Limit, MonotonicTime};
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
 
-/// How many times a throttled bucket's renewals are stretched at most.
+/// How often a bucket is remembered to have been throttled at most.
 const THROTTLED_MAX: u32 = 4;
 
 impl Active {
@@ -40,7 +40,7 @@ impl Active {
                 let books = &mut self.books;
                 books.saw(now.monotonic, Some(item), 1);
                 books.failures = 0;
-                books.throttled = books.throttled.saturating_sub(1);
+                books.throttled /= 2;
                 books.unavailable_until = MonotonicTime::ZERO;
                 books.trouble = None;
                 if flight.only_converts {
@@ -140,13 +140,14 @@ impl Active {
             let (situation, _) = self.situation(now, settings, at, 0);
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
+            account.fleet_max = situation.fleet_max(&f.grant, account.fleet_max);
             let granted = f.grant.stock + f.grant.scheduled;
             let held = slot.stock + account.schedule.pending() + (granted - f.kept);
             let held = held.saturating_sub(excess[at]);
             let scheduled = f.grant.scheduled.min(held);
             account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
             slot.stock = held - scheduled;
-            account.wanted = 0; // whoever came meanwhile is woken, and looks for himself
+            account.wake();
             slot.low_water = if scheduled > 0 || f.grant.short {
                 0
             } else {
@@ -241,6 +242,7 @@ impl Active {
         books.unavailable_until = now.monotonic.after(pause);
         for account in &mut books.accounts {
             account.wanted = 0;
+            account.waiting = 0;
         }
     }
 }

@@ -14,9 +14,12 @@ use crate::{MonotonicTime, Ticks};
 
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
 const ALONE_PERIODS: f64 = 1.2;
-/// The share of such a bucket that it takes at least. The rest is for strict processes: who is
-/// refused does not write.
-const ALONE_SHARE: f64 = 0.8;
+/// The share of such a bucket that it takes at least, and at most. The rest is for strict processes:
+/// who is refused does not write.
+const ALONE_SHARE: (f64, f64) = (0.8, 0.95);
+/// For how long a process that has stood still lets come what piled up meanwhile, as a part of a
+/// renewal period: that was asked for in all the time, not in a moment.
+const DAZED: u32 = 8;
 
 impl Active {
     /// Brings the demand up to date; whether anything was asked for since the last time.
@@ -29,21 +32,32 @@ impl Active {
         } else {
             now.since(books.observed_at)
         };
-        let asked = |(account, slot): (&Account, &Slot)| {
+        let heard = |(account, slot): (&Account, &Slot)| {
             account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
+        // Whoever waits is counted once; but a first impression is of few, who are impatient.
+        let asked = |pair: (&Account, &Slot)| {
+            let established = pair.0.demand.is_established();
+            let again = if established { pair.0.woken } else { 0 };
+            heard(pair).saturating_sub(again)
+        };
         let pairs = || books.accounts.iter().zip(&slots);
-        let any = pairs().any(|pair| asked(pair) > 0);
+        let any = pairs().any(|pair| heard(pair) > 0);
         let telling = |pair: (&Account, &Slot)| {
             let demand = pair.0.demand;
             demand.is_telling(asked(pair), elapsed, settings.renewal)
         };
-        if elapsed < settings.renewal / 100 || !pairs().any(telling) {
+        if now.since(books.look_at) > settings.renewal / 2 {
+            books.dazed_until = now.after(settings.renewal / DAZED);
+        }
+        let dazed = now < books.dazed_until;
+        if dazed || elapsed < settings.renewal / 100 || !pairs().any(telling) {
             return any;
         }
         for (account, slot) in books.accounts.iter_mut().zip(&slots) {
             let tokens = asked((account, slot));
             account.demand.observe(tokens, elapsed, settings.renewal);
+            account.woken = 0;
             account.observed_spent = slot.spent;
             account.unobserved = 0;
         }
@@ -68,6 +82,7 @@ impl Active {
         let account = &self.books.accounts[slot];
         let demand = account.demand.per_second();
         let rate = limit.tokens_per_second();
+        let claim = account.claim(limit);
         let ring = seen.and_then(|item| item.limit(limit.name())?.ring);
         let fleet = ring.map_or(0.0, |ring: Ring| {
             let epoch = now.wall.as_millis() / ring.lease_ttl_ms.max(1);
@@ -84,17 +99,17 @@ impl Active {
         let period = settings.renewal.mul_f64(ALONE_PERIODS);
         let alone = company >= period.max(settings.lease_ttl / 5);
         let fleet = if alone {
-            fleet.min(demand / ALONE_SHARE)
+            fleet.min(claim / ALONE_SHARE.0)
         } else {
             fleet
         };
-        let fleet = fleet.max(demand);
+        let fleet = fleet.min(account.fleet_max.unwrap_or(f64::MAX)).max(claim);
         let since = now.monotonic.since(self.books.seen_at);
         // As it stood when it was seen: what flowed in since then and what the others took met
         // in the bucket, so only the difference can have overflowed.
         let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
         // The others went on taking since the bucket was last seen.
-        let others = (fleet - demand).min(rate * (1.0 - demand / fleet.max(1e-9)));
+        let others = (fleet - claim).min(rate * (1.0 - claim / fleet.max(1e-9)));
         let since = since.as_secs_f64();
         let taken = if seen.is_some() && others > 0.0 {
             others * since.min(settings.lease_ttl.as_secs_f64())
@@ -124,10 +139,12 @@ impl Active {
             },
             rate,
             demand,
+            claim,
             per_request: account.demand.per_request(),
             established: account.demand.is_established(),
             fleet_demand: fleet,
-            surging: account.is_surging(),
+            share_max: if alone { ALONE_SHARE.1 } else { 1.0 },
+            surging: account.is_surging(limit),
             wanted: account.wanted,
             wanted_least: account.wanted_least,
             renewal: settings.renewal,
@@ -203,7 +220,7 @@ impl Active {
                 holding: (taken > 0 || account.entered.is_some() || starves).then_some(Holding {
                     lease_ttl: settings.lease_ttl,
                     tokens: taken,
-                    demand_milli: if keeps { account.demand.milli() } else { 0 },
+                    demand_milli: if keeps { account.claim_milli(limit) } else { 0 },
                     entered: account.entered,
                 }),
                 asked: Asked::default(),

@@ -26,6 +26,20 @@ fn a_clock_that_goes_back_mints_no_tokens() {
 }
 
 #[test]
+fn a_clock_that_was_set_right_ends_a_refusal() {
+    let new = || Desk::new(&[limit(10, 10)]);
+    let (mut rival, mut desk, mut table) = (new(), new(), None);
+    rival.acquire(&mut table, 1).expect("it is full");
+    let right = desk.clock.wall();
+    desk.hands.set_wall(right.before(secs(100)));
+    desk.acquire(&mut table, 1)
+        .expect_err("by this clock it is in debt");
+    desk.hands.set_wall(right);
+    desk.pass(&mut table, secs(1));
+    desk.acquire(&mut table, 1).expect("it never was");
+}
+
+#[test]
 fn a_write_that_arrives_late_brings_no_old_time() {
     let (mut late, mut table) = (Desk::new(&[limit(10, 100)]), None);
     late.acquire(&mut table, 1).expect("a token");

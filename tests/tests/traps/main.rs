@@ -75,8 +75,11 @@
 //! | what is in hand is reserved once more, and waited for | `sharing::what_is_in_hand_is_not_scheduled_once_more` |
 //! | a debt is paid, and still counts | `sharing::a_debt_that_is_paid_does_not_count_once_more` |
 //! | the last one left shares with the dead | `sharing::who_is_left_alone_does_not_share_with_the_dead` |
+//! | those who are left share with the dead | `sharing::who_is_left_with_others_does_not_share_with_the_dead` |
+//! | who asks for far more than there is takes the others' shares, also when it is dead | `sharing::nobodys_demand_counts_for_more_than_the_limit` |
+//! | a clock is set right, and what it said before still holds | `bucket::a_clock_that_was_set_right_ends_a_refusal` |
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
-//! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand` |
+//! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
 //! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_process_goes_on_with_what_it_knew`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |

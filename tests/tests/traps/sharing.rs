@@ -97,6 +97,64 @@ fn who_is_left_alone_does_not_share_with_the_dead() {
     assert!(alone[0] >= 180, "{alone:?} of 200");
 }
 
+/// The same where two of four die: what they leave is not used by nobody until the ring forgets them.
+#[test]
+fn who_is_left_with_others_does_not_share_with_the_dead() {
+    let new = || Desk::new(&[limit(200, 20)]);
+    let (mut desks, mut table) = (vec![new(), new(), new(), new()], None);
+    desks[1].pass(&mut table, Duration::from_millis(600));
+    overload(&mut desks, &mut table, secs(11));
+    desks.truncate(2);
+    overload(&mut desks, &mut table, secs(3));
+    let left = overload(&mut desks, &mut table, secs(4));
+    assert!(left.iter().sum::<u64>() >= 600, "{left:?} of 800");
+}
+
+/// What the table's entry says the fleet asks for per second.
+fn demand(table: &Option<BucketItem>) -> i64 {
+    let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);
+    let ring = ring.expect("a ring");
+    ring.demand_milli_in(ring.epoch) / 1_000
+}
+
+/// A hundred per second are no thousands because the process did not run for a while.
+#[test]
+fn what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time() {
+    let (mut desks, mut table) = (vec![Desk::new(&[limit(10_000, 10_000)])], None);
+    overload(&mut desks, &mut table, secs(10));
+    desks[0].hands.advance(secs(8));
+    for _ in 0..800 {
+        desks[0].acquire(&mut table, 1).expect("there is enough");
+    }
+    overload(&mut desks, &mut table, secs(2));
+    let demand = demand(&table);
+    assert!(demand <= 150, "{demand} per second");
+}
+
+/// Who asks for twenty times the limit has no more of it than who asks for all.
+#[test]
+fn nobodys_demand_counts_for_more_than_the_limit() {
+    let (mut desks, mut table) = (vec![Desk::new(&[limit(50, 50)])], None);
+    overload_by(&mut desks, &mut table, secs(10), 10);
+    assert_eq!(demand(&table), 50);
+    let strict = Desk::new(&[limit(50, 50)]);
+    strict.hands.advance(secs(10));
+    let before = demand(&table);
+    for _ in 0..1_000 {
+        pay(&strict, &mut table);
+    }
+    desks[0].pass(&mut table, secs(1));
+    strict.hands.advance(secs(1));
+    while !pay(&strict, &mut table) {
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    assert!(
+        demand(&table) <= before + 50,
+        "{} per second",
+        demand(&table)
+    );
+}
+
 /// All that is to come for two renewal periods is taken: there is nothing for who comes now, but the
 /// others are to leave him his share of what comes then.
 #[test]
