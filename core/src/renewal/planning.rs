@@ -337,6 +337,36 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_and_is_woken_again_and_again_has_asked_once() {
+        let second = Duration::from_secs(1);
+        let settings = RenewalSettings {
+            renewal: second,
+            lease_ttl: Duration::from_secs(5),
+            latency: Duration::from_millis(10),
+            jitter: 0.5,
+        };
+        let (clock, hands) = Clock::manual();
+        let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+        let bucket = bucket.unwrap();
+        let consume = [("tps", 100)];
+        let request = Request::new(&limits, &consume);
+        for round in 0..10 {
+            hands.advance(second);
+            for _ in 0..(if round < 5 { 1 } else { 20 }) {
+                bucket.want(&request);
+                bucket.lock().active().books.account(0).wake();
+            }
+            let mut state = bucket.lock();
+            let active = state.active();
+            active.slots[0].spent += 100;
+            active.observe(clock.now(), &settings);
+        }
+        let demand = bucket.lock().active().books.account(0).demand.per_second();
+        assert!((90.0..=150.0).contains(&demand), "{demand}");
+    }
+
+    #[test]
     fn who_only_looks_writes_nothing() {
         let settings = RenewalSettings {
             renewal: Duration::from_secs(2), // longer than the clock has run

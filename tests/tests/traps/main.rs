@@ -78,6 +78,8 @@
 //! | those who are left share with the dead | `sharing::who_is_left_with_others_does_not_share_with_the_dead` |
 //! | who asks for far more than there is takes the others' shares, also when it is dead | `sharing::nobodys_demand_counts_for_more_than_the_limit` |
 //! | a clock is set right, and what it said before still holds | `bucket::a_clock_that_was_set_right_ends_a_refusal` |
+//! | who waits is demand once more whenever he is woken | `planning::who_waits_and_is_woken_again_and_again_has_asked_once` |
+//! | what was throttled reserves the refill for half a lease | `simulation::fleets_that_once_were_slow_recover` |
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
 //! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
