@@ -297,14 +297,18 @@ mod tests {
     use crate::renewal::Outcome;
     use crate::{BucketCache, Clock, Limit, Request};
 
-    #[test]
-    fn demand_is_what_it_is_however_often_the_bucket_is_looked_at() {
-        let settings = RenewalSettings {
-            renewal: Duration::from_secs(1),
+    fn renewing_every(seconds: u64) -> RenewalSettings {
+        RenewalSettings {
+            renewal: Duration::from_secs(seconds),
             lease_ttl: Duration::from_secs(5),
             latency: Duration::from_millis(10),
             jitter: 0.5,
-        };
+        }
+    }
+
+    #[test]
+    fn demand_is_what_it_is_however_often_the_bucket_is_looked_at() {
+        let settings = renewing_every(1);
         for pause in [1, 10, 50, 250] {
             let (clock, hands) = Clock::manual();
             let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
@@ -338,13 +342,7 @@ mod tests {
 
     #[test]
     fn who_waits_and_is_woken_again_and_again_has_asked_once() {
-        let second = Duration::from_secs(1);
-        let settings = RenewalSettings {
-            renewal: second,
-            lease_ttl: Duration::from_secs(5),
-            latency: Duration::from_millis(10),
-            jitter: 0.5,
-        };
+        let settings = renewing_every(1);
         let (clock, hands) = Clock::manual();
         let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
         let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
@@ -352,7 +350,7 @@ mod tests {
         let consume = [("tps", 100)];
         let request = Request::new(&limits, &consume);
         for round in 0..10 {
-            hands.advance(second);
+            hands.advance(settings.renewal);
             for _ in 0..(if round < 5 { 1 } else { 20 }) {
                 bucket.want(&request);
                 bucket.lock().active().books.account(0).wake();
@@ -368,12 +366,7 @@ mod tests {
 
     #[test]
     fn who_only_looks_writes_nothing() {
-        let settings = RenewalSettings {
-            renewal: Duration::from_secs(2), // longer than the clock has run
-            lease_ttl: Duration::from_secs(5),
-            latency: Duration::from_millis(10),
-            jitter: 0.5,
-        };
+        let settings = renewing_every(2); // longer than the clock has run
         let (clock, hands) = Clock::manual();
         let limits: Arc<[Limit]> = [Limit::per_second("tps", 10).unwrap()].into();
         let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
