@@ -153,6 +153,8 @@ pub const AHEAD_PERIODS: f64 = 2.0;
 const AHEAD_TARGET: f64 = 0.12;
 /// By what factor the fleet's demand is taken to be less, where it leaves something.
 const FLEET_SHRINKS: f64 = 1.5;
+/// How many renewal periods of refill have to be reserved for that to be over.
+const FLEET_RESERVES: f64 = 0.25;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods a reservation lasts while demand is surging.
@@ -187,7 +189,7 @@ impl Situation {
         if grant.short && self.established && reserved < 0.0 {
             Some(self.fleet_demand / FLEET_SHRINKS)
         } else {
-            before.filter(|_| reserved <= 0.25)
+            before.filter(|_| reserved <= FLEET_RESERVES)
         }
     }
 

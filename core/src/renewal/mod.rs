@@ -178,7 +178,7 @@ impl Bucket {
     }
 }
 
-/// Remembers when the bucket is to be looked at again.
+/// Lets the bucket rest if nothing is to happen, and else remembers when it is to be looked at.
 fn end(state: &mut State, step: Step, now: Now, settings: &RenewalSettings) -> Step {
     let step = step.within_the_hour(now);
     if matches!(step, Step::Idle) {

@@ -14,9 +14,11 @@ use crate::{MonotonicTime, Ticks};
 
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
 const ALONE_PERIODS: f64 = 1.2;
-/// The share of such a bucket that it takes at least, and at most. The rest is for strict processes:
-/// who is refused does not write.
-const ALONE_SHARE: (f64, f64) = (0.8, 0.95);
+/// The share of such a bucket that it takes at least. The rest is for strict processes: who is
+/// refused does not write.
+const ALONE_SHARE_MIN: f64 = 0.8;
+/// And at most.
+const ALONE_SHARE_MAX: f64 = 0.95;
 /// For how long a process that has stood still lets come what piled up meanwhile, as a part of a
 /// renewal period: that was asked for in all the time, not in a moment.
 const DAZED: u32 = 8;
@@ -99,7 +101,7 @@ impl Active {
         let period = settings.renewal.mul_f64(ALONE_PERIODS);
         let alone = company >= period.max(settings.lease_ttl / 5);
         let fleet = if alone {
-            fleet.min(claim / ALONE_SHARE.0)
+            fleet.min(claim / ALONE_SHARE_MIN)
         } else {
             fleet
         };
@@ -143,7 +145,7 @@ impl Active {
             per_request: account.demand.per_request(),
             established: account.demand.is_established(),
             fleet_demand: fleet,
-            share_max: if alone { ALONE_SHARE.1 } else { 1.0 },
+            share_max: if alone { ALONE_SHARE_MAX } else { 1.0 },
             surging: account.is_surging(limit),
             wanted: account.wanted,
             wanted_least: account.wanted_least,

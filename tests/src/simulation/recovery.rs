@@ -21,6 +21,8 @@ pub(super) struct Measure {
     /// says and what processes owe to it: debts count, tokens do not, for they may be out in
     /// blocks.
     ideal: Vec<[Option<IdealBucket>; NAMES.len()]>,
+    /// What it would have admitted, by child.
+    allowed: Vec<u64>,
     /// What was asked for and admitted, by process and child.
     tallies: Vec<Vec<Tally>>,
 }
@@ -29,8 +31,6 @@ pub(super) struct Measure {
 struct Tally {
     demanded: u64,
     admitted: u64,
-    /// What it would have been by the ideal.
-    allowed: u64,
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -69,6 +69,7 @@ impl Measure {
         Self {
             since: world.now,
             ideal: world.items.iter().enumerate().map(of).collect(),
+            allowed: vec![0; world.scenario.children],
             tallies: vec![
                 vec![Tally::default(); world.scenario.children];
                 world.scenario.processes
@@ -96,7 +97,7 @@ impl Measure {
         if !has {
             return;
         }
-        measure.tallies[caller.process][caller.child].allowed += tokens;
+        measure.allowed[caller.child] += tokens;
         for bucket in caller.buckets() {
             for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(caller.tokens) {
                 if let Some(ideal) = ideal {
@@ -129,40 +130,29 @@ impl Measure {
     }
 
     pub(super) fn recovery(&self) -> Recovery {
-        // Not all processes ask for the same children, of which some may have less than others.
+        // Not all processes ask for the same children, of which some may have less than others. One
+        // bucket that knows everything is no measure either: of those who come at regular times it
+        // serves the same ones always.
         let of_allowed = |child: usize| {
             let demanded = self.tallies.iter().map(|tallies| tallies[child].demanded);
-            self.allowed(child) as f64 / demanded.sum::<u64>() as f64
+            self.allowed[child] as f64 / demanded.sum::<u64>() as f64
         };
-        let fairness = |tokens: fn(&Tally) -> u64| {
-            let even = self.fairness(tokens, |_| 1.0);
-            even.max(self.fairness(tokens, of_allowed))
-        };
-        let tallies = || self.tallies.iter().flatten();
         Recovery {
-            admitted: tallies().map(|tally| tally.admitted).sum(),
-            allowed: tallies().map(|tally| tally.allowed).sum(),
-            fairness: fairness(|tally| tally.admitted),
-            fairness_allowed: fairness(|tally| tally.allowed),
+            admitted: self.tallies.iter().flatten().map(|t| t.admitted).sum(),
+            allowed: self.allowed.iter().sum(),
+            fairness: self.fairness(|_| 1.0).max(self.fairness(of_allowed)),
         }
     }
 
-    fn allowed(&self, child: usize) -> u64 {
-        let tallies = self.tallies.iter();
-        tallies.map(|tallies| tallies[child].allowed).sum()
-    }
-
-    /// Jain's index of what each process had, by what it asked for, where a child's tokens weigh as
-    /// told. What nothing was allowed of is in debt, and counts for nobody.
-    fn fairness(&self, tokens: fn(&Tally) -> u64, weight: impl Fn(usize) -> f64) -> f64 {
-        let open: Vec<usize> = (0..self.tallies[0].len())
-            .filter(|child| self.allowed(*child) > 0)
-            .collect();
+    /// Jain's index of what was admitted to each process, by what it asked for, where a child's
+    /// tokens weigh as told. What nothing was allowed of is in debt, and counts for nobody.
+    fn fairness(&self, weight: impl Fn(usize) -> f64) -> f64 {
+        let open = || (0..self.allowed.len()).filter(|child| self.allowed[*child] > 0);
         let share = |tallies: &Vec<Tally>| {
-            let entitled = |child: &usize| tallies[*child].demanded as f64 * weight(*child);
-            let entitled: f64 = open.iter().map(entitled).sum();
-            let had: u64 = open.iter().map(|child| tokens(&tallies[*child])).sum();
-            (entitled > 0.0).then(|| had as f64 / entitled)
+            let entitled = open().map(|child| tallies[child].demanded as f64 * weight(child));
+            let entitled: f64 = entitled.sum();
+            let admitted: u64 = open().map(|child| tallies[child].admitted).sum();
+            (entitled > 0.0).then(|| admitted as f64 / entitled)
         };
         let shares: Vec<f64> = self.tallies.iter().filter_map(share).collect();
         let sum: f64 = shares.iter().sum();

@@ -80,16 +80,13 @@ pub struct Recovery {
     pub allowed: u64,
     /// Jain's index of the processes' shares.
     pub fairness: f64,
-    /// What it would have been with that bucket: who comes at regular times is always served, or
-    /// never.
-    pub fairness_allowed: f64,
 }
 
 impl Recovery {
     /// Whether the fleet admits all that it is allowed, and nobody starves.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.admitted_of_allowed() >= 0.97 && self.fairness >= self.fairness_allowed.min(0.9)
+        self.admitted_of_allowed() >= 0.97 && self.fairness >= 0.9
     }
 
     /// Tokens admitted, of those that could have been.

@@ -23,7 +23,7 @@ use super::trace::Trace;
 use crate::fleet::{Demand, OVERSLEPT};
 
 /// How many renewal periods are waited for debts to be paid, at most.
-const DEBT_PERIODS_MAX: u64 = 400;
+const DEBT_PERIODS_MAX: u64 = 100;
 
 /// What happens at some time. What happens at the same time happens in the order in which it was
 /// decided.
@@ -286,12 +286,9 @@ impl<'a> World<'a> {
         let debt = Measure::until_paid(self).as_nanos();
         let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);
         let renewal = self.scenario.renewal();
-        if debt > DEBT_PERIODS_MAX * renewal {
-            return;
-        }
         if debt > renewal && !self.put_off {
             self.put_off = true;
-            let later = debt + 2 * renewal;
+            let later = debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
             self.end += later;
             self.plan(self.now + later, Event::Recovered);
         } else {
