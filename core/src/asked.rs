@@ -1,68 +1,154 @@
-//! What is asked of the table in strict mode, at each try: demand that processes which lease are to know of.
-//! Each strict write tells the ring of what was asked for since the one before, refusals included;
-//! over an epoch that adds up to the mean. Who leases would else take all that flows in.
+//! What is asked of the table in strict mode: demand that processes which lease are to know of, who
+//! would else take all that flows in.
+//!
+//! A strict write tells the ring of what was asked for since the last that did, refusals included;
+//! over an epoch that adds up to the mean. Of several under way at once one tells. Where those are
+//! refused time and again, the reconciler tells, by a write of its own.
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::books::Account;
-use crate::bucket::{Bucket, State};
-use crate::{Charges, Clock, Limit, MonotonicTime};
+use crate::bucket::{Active, Bucket, State};
+use crate::plan;
+use crate::{Charges, Clock, Limit, MonotonicTime, WallTime};
+
+/// For how long acquires try to tell the table of what was asked, as a part of `lease_ttl`, if the
+/// reconciler is going to look. Then it is left to that.
+const TRYING: u32 = 5;
 
 /// Tokens that were asked of the table, and that it has not been told of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// How many.
     pub tokens: u64,
+    /// Since when.
+    pub since: MonotonicTime,
     /// For how long.
     pub during: Duration,
 }
 
+/// What a write tells, limit by limit.
+pub type Told = SmallVec<[Option<Asked>; 2]>;
+
 impl Bucket {
     /// An acquire asks the table for `charges`, which count by the order of `limits`.
     pub fn asks(&self, clock: &Clock, limits: &[Limit], charges: &Charges) {
-        let now = clock.now();
         let mut state = self.lock();
+        let now = clock.now();
         for (at, tokens) in charges.iter() {
             if let Some(account) = account(&mut state, &limits[at as usize]) {
-                if account.asked_since == MonotonicTime::ZERO {
-                    account.asked_since = now;
-                }
-                account.asked = account.asked.saturating_add(tokens);
+                account.ask(now, tokens);
             }
         }
     }
 
-    /// What the next write is to tell the table of, in the order of `charges`.
+    /// What the next write of an acquire is to tell the table of, in the order of `charges`.
     #[must_use]
-    pub fn tell(&self, clock: &Clock, limits: &[Limit], charges: &Charges) -> SmallVec<[Asked; 2]> {
-        let now = clock.now();
+    pub fn tell(&self, clock: &Clock, limits: &[Limit], charges: &Charges) -> Told {
         let mut state = self.lock();
+        let now = clock.now();
         let tell = |(at, charged): (u32, u64)| {
             let limit = &limits[at as usize];
-            let Some(account) = account(&mut state, limit) else {
-                return Asked::default();
-            };
-            let during = now.since(std::mem::replace(&mut account.asked_since, now));
-            // As of those that lease, nobody's demand counts for more than the whole limit.
-            let all = (limit.tokens_per_second() * during.as_secs_f64()).ceil() as u64;
-            let tokens = std::mem::take(&mut account.asked).min(all.max(charged));
-            Asked { tokens, during }
+            let books = &state.active.as_deref()?.books;
+            let ring = books
+                .seen
+                .item()
+                .and_then(|item| item.limit(limit.name())?.ring);
+            let trying = ring.filter(|_| books.is_to_tell);
+            let trying = trying.map(|ring| Duration::from_millis(ring.lease_ttl_ms) / TRYING);
+            let account = account(&mut state, limit)?;
+            let late = trying.is_some_and(|trying| now.since(account.asked_since) > trying);
+            if account.telling || late {
+                return None;
+            }
+            let asked = account.tell(now, limit, charged);
+            account.telling = asked.is_some();
+            asked
         };
         charges.iter().map(tell).collect()
     }
 
-    /// The write that was to tell of it was not made.
-    pub fn untold(&self, clock: &Clock, limits: &[Limit], charges: &Charges, asked: &[Asked]) {
-        let now = clock.now();
+    /// The write of an acquire that was to tell of it has ended.
+    pub fn told(&self, limits: &[Limit], charges: &Charges, told: &Told, applied: bool) {
         let mut state = self.lock();
-        for ((at, _), asked) in charges.iter().zip(asked) {
-            if let Some(account) = account(&mut state, &limits[at as usize]) {
-                account.asked = account.asked.saturating_add(asked.tokens);
-                account.asked_since = account.asked_since.min(now.before(asked.during));
+        for ((at, _), asked) in charges.iter().zip(told) {
+            let account = account(&mut state, &limits[at as usize]);
+            if let (Some(asked), Some(account)) = (asked, account) {
+                account.telling = false;
+                if !applied {
+                    account.take_back(asked);
+                }
             }
         }
+    }
+
+    /// Whether the reconciler is to be told, because it has to tell the table.
+    #[must_use]
+    pub fn is_to_tell(&self, clock: &Clock) -> bool {
+        let mut state = self.lock();
+        let Some(active) = state.active.as_deref() else {
+            return false;
+        };
+        let untold = active.untold_since(clock.wall()).is_some();
+        untold && !active.books.is_to_tell && state.ask_for_a_look()
+    }
+}
+
+impl Active {
+    /// Since when strict acquires have asked for what the table does not know, to which it matters: others
+    /// lease.
+    pub(crate) fn untold_since(&self, now: WallTime) -> Option<MonotonicTime> {
+        let seen = self.books.seen.item()?;
+        let accounts = self.limits.iter().zip(&self.books.accounts);
+        let untold = accounts.filter(|(limit, account)| {
+            let found = seen.limit(limit.name());
+            let leased = |found| plan::others_hold(found, now, account.entered);
+            (account.asked > 0 || account.telling) && found.is_some_and(leased)
+        });
+        untold.map(|(_, account)| account.asked_since).min()
+    }
+}
+
+impl Account {
+    fn ask(&mut self, now: MonotonicTime, tokens: u64) {
+        if self.asked_since == MonotonicTime::ZERO {
+            self.asked_since = now;
+        }
+        self.asked = self.asked.saturating_add(tokens);
+    }
+
+    /// What a write is to tell the table of.
+    pub(crate) fn tell(
+        &mut self,
+        now: MonotonicTime,
+        limit: &Limit,
+        charged: u64,
+    ) -> Option<Asked> {
+        if self.asked == 0 {
+            return None;
+        }
+        let since = std::mem::replace(&mut self.asked_since, now);
+        let during = now.since(since);
+        // Nobody's demand counts for more than the whole limit, in both modes together.
+        let rest = limit.tokens_per_second() - self.claim(limit);
+        let all = (rest * during.as_secs_f64()).ceil() as u64;
+        Some(Asked {
+            tokens: std::mem::take(&mut self.asked).min(all.max(charged)),
+            since,
+            during,
+        })
+    }
+
+    /// It was not told.
+    pub(crate) fn take_back(&mut self, asked: &Asked) {
+        self.asked_since = if self.asked == 0 {
+            asked.since
+        } else {
+            self.asked_since.min(asked.since)
+        };
+        self.asked = self.asked.saturating_add(asked.tokens);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
+use crate::asked::Asked;
 use crate::block::Schedule;
 use crate::bucket::Slot;
 use crate::hours::{Hour, PastHour};
@@ -40,6 +41,8 @@ pub(crate) struct Books {
     pub(crate) wall_ahead: i128,
     pub(crate) used_at: MonotonicTime,
     pub(crate) renew_at: MonotonicTime,
+    /// Whether the reconciler knows that it may have to tell the table what strict acquires ask.
+    pub(crate) is_to_tell: bool,
     pub(crate) tries: u32,
     /// The hour of what is not reported.
     pub(crate) hour: Hour,
@@ -79,6 +82,8 @@ pub(crate) struct Account {
     /// Asked of the table in strict mode, since then, and not told to it.
     pub(crate) asked: u64,
     pub(crate) asked_since: MonotonicTime,
+    /// An acquire's write is on its way that tells it of what was asked before.
+    pub(crate) telling: bool,
 }
 
 /// A write under way.
@@ -105,6 +110,7 @@ pub(crate) struct InFlight {
     pub(crate) recalled: u64,
     pub(crate) wanted: u64,
     pub(crate) wanted_least: u64,
+    pub(crate) asked: Option<Asked>,
     pub(crate) entry: Option<Entry>,
     /// Whether other terms have been declared since it was planned.
     pub(crate) outdated: bool,
@@ -156,7 +162,11 @@ impl Account {
     /// Whether nobody has asked for tokens lately, and nothing is on its way.
     pub(crate) fn is_unused(&self) -> bool {
         let quiet = self.wanted == 0 && self.unobserved == 0 && self.demand.milli() == 0;
-        quiet && self.is_settled() && self.schedule.pending() == 0
+        quiet
+            && self.asked == 0
+            && !self.telling
+            && self.is_settled()
+            && self.schedule.pending() == 0
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -184,6 +194,7 @@ impl Books {
             wall_ahead: 0,
             used_at: MonotonicTime::ZERO,
             renew_at: MonotonicTime::ZERO,
+            is_to_tell: false,
             tries: 0,
             hour: Hour::default(),
             past: VecDeque::new(),

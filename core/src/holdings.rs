@@ -135,6 +135,13 @@ pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
     u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
 }
 
+/// Whether others hold tokens of a limit in live blocks.
+#[must_use]
+pub fn others_hold(found: &LimitItem, now: WallTime, entered: Option<Entry>) -> bool {
+    let others = |ring: &Ring| Out::of(ring, epoch(ring, now), entered).others;
+    found.ring.as_ref().is_some_and(|ring| others(ring) > 0)
+}
+
 /// What of `level` may be drawn: where others hold more than the limit refills in a `lease_ttl`, a
 /// part of it overflows.
 #[must_use]
@@ -195,7 +202,7 @@ impl Rest {
         }
         let most = terms.full() + terms.refill(guarded);
         let spare = most - level - Ticks::from(others) * terms.token();
-        let room = terms.refill(guarded) / 4;
+        let room = terms.refill(guarded) / 16;
         Some(if spare < 0 {
             Self {
                 overflow: room - spare,
@@ -207,9 +214,9 @@ impl Rest {
     }
 }
 
-/// How much refill that is to come may be spent at once, by processes whose view of the bucket was
-/// stale.
-fn slack_max(lease_ttl: Duration) -> Duration {
+/// How much refill that is to come may be spent at once: by processes whose view of the bucket was
+/// stale, and by strict acquires beside others that reserve it.
+pub(crate) fn slack_max(lease_ttl: Duration) -> Duration {
     lease_ttl / 32 * 5
 }
 
@@ -262,35 +269,33 @@ impl Books {
         };
         let epoch = epoch(&ring, now);
         let out = Out::of(&ring, epoch, holding.and_then(|h| h.entered));
-        let change = match holding {
+        let mut change = match holding {
             Some(h) if out.live && ring.lease_ttl_ms >= millis(h.lease_ttl) => {
                 Self::add(&ring, epoch, &h, entry)
             }
             Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
-            None if out.others > 0 => Self::told(&ring, epoch, t.asked),
             None => RingChange::Keep,
         };
+        let asked = t.asked.map_or(0, |asked| told_milli(&ring, asked));
+        match &mut change {
+            RingChange::Add { demand_milli, .. } => *demand_milli += asked,
+            RingChange::Reset(ring) => ring.demand_milli[Ring::slot(ring.epoch)] += asked,
+            // Where none holds anything, nobody is told: the ring is to die with the last of them.
+            keep if out.others > 0 && asked > 0 => {
+                *keep = RingChange::Add {
+                    epoch,
+                    held: 0,
+                    held_before: 0,
+                    demand_milli: asked,
+                    demand_before_milli: 0,
+                };
+            }
+            RingChange::Keep => {}
+        }
         Self {
             ring: Some((ring, epoch)),
             out,
             change,
-        }
-    }
-
-    /// What is asked for in strict mode is demand beside that of processes that lease. Where none
-    /// holds anything, nobody is told: the ring is to die with the last of them.
-    fn told(ring: &Ring, epoch: u64, asked: Asked) -> RingChange {
-        let during_ms = ring.lease_ttl_ms.max(millis(asked.during));
-        let demand_milli = u128::from(asked.tokens) * 1_000_000 / u128::from(during_ms);
-        if demand_milli == 0 {
-            return RingChange::Keep;
-        }
-        RingChange::Add {
-            epoch,
-            held: 0,
-            held_before: 0,
-            demand_milli: i64::try_from(demand_milli).unwrap_or(i64::MAX),
-            demand_before_milli: 0,
         }
     }
 
@@ -371,6 +376,14 @@ impl Books {
             held_before_max: self.out.held_before + more_before,
         }
     }
+}
+
+/// What is asked for in strict mode is demand beside that of processes that lease: the mean of an
+/// epoch, in thousandths of a token per second.
+fn told_milli(ring: &Ring, asked: Asked) -> i64 {
+    let during_ms = ring.lease_ttl_ms.max(millis(asked.during));
+    let demand_milli = u128::from(asked.tokens) * 1_000_000 / u128::from(during_ms);
+    i64::try_from(demand_milli).unwrap_or(i64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

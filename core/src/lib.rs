@@ -31,7 +31,7 @@ pub mod sizing;
 mod time;
 pub mod usage;
 
-pub use asked::Asked;
+pub use asked::{Asked, Told};
 pub use block::Schedule;
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
 pub use cache::BucketCache;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::asked::Asked;
 use crate::holdings::Books;
-pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max};
+pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max, others_hold};
 use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,
@@ -99,7 +99,7 @@ pub struct Transfer<'a> {
     /// What the process holds, in leased mode.
     pub holding: Option<Holding>,
     /// What was asked of the table in strict mode, to be told to processes that lease.
-    pub asked: Asked,
+    pub asked: Option<Asked>,
 }
 
 impl<'a> Transfer<'a> {
@@ -140,7 +140,7 @@ impl<'a> Transfer<'a> {
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
-            asked: Asked::default(),
+            asked: None,
         }
     }
 }
@@ -359,13 +359,15 @@ fn update(
     } else {
         share.overflow
     };
+    // What another has let overflow since then is not to overflow once more.
+    let fallen = (overflow > 0).then(|| found.z + overflow / 2);
     let added = debit + overflow + above_full - give;
     let latest = (t.take > 0).then(|| empty_at - t.level_min(&terms, share.slack) - share.overflow);
     let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
     let (z_min, z_max, z) = if rewound {
         (None, None, ZChange::Set(full_at + debit))
     } else if debit == 0 {
-        (watched, None, ZChange::Add(added))
+        (watched, fallen, ZChange::Add(added))
     } else if over_full && latest.is_none_or(|latest| full_at <= latest) {
         let z = ZChange::Set(full_at + debit + share.overflow);
         (None, Some(full_at + give - 1), z)
@@ -373,6 +375,7 @@ fn update(
         let brim = full_at + give - share.brim;
         let z_min = watched.map_or(brim, |z| z.max(brim));
         let z_max = latest.map(|latest| latest + give - above_full);
+        let z_max = z_max.into_iter().chain(fallen).min();
         (Some(z_min), z_max, ZChange::Add(added))
     };
     let z = match z {

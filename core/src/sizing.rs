@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use crate::holdings::slack_max;
+
 /// By what factor demand may have grown from one moment to the next, beyond what a period shows.
 const GROWTH_MAX: f64 = 32.0;
 
@@ -148,9 +150,11 @@ pub struct Grant {
 
 /// How far reservations may run ahead of the refill, in renewal periods.
 pub const AHEAD_PERIODS: f64 = 2.0;
-/// How far they are steered to run ahead when everything is reserved, as a part of `lease_ttl`: a
-/// little less than what strict acquires may draw ahead, who would else have nothing, or all.
-const AHEAD_TARGET: f64 = 0.12;
+/// How far they are steered to run ahead where everything is reserved, as a part of what strict
+/// acquires may draw ahead: those would otherwise have nothing, or all.
+const AHEAD_TARGET: f64 = 0.98;
+/// And at most, in renewal periods.
+const AHEAD_TARGET_MAX: f64 = 1.3;
 /// By what factor the fleet's demand is taken to be less, where it leaves something.
 const FLEET_SHRINKS: f64 = 1.5;
 /// How many renewal periods of refill have to be reserved for that to be over.
@@ -259,8 +263,8 @@ impl Situation {
         } else {
             BLOCK_PERIODS
         };
-        let target =
-            (AHEAD_TARGET * self.lease_ttl.as_secs_f64() / period).min(AHEAD_PERIODS / 2.0);
+        let drawable = slack_max(self.lease_ttl).as_secs_f64() / period;
+        let target = (AHEAD_TARGET * drawable).min(AHEAD_TARGET_MAX);
         let pace =
             periods * ((BLOCK_PERIODS + target - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
         let room = most - stock;

@@ -132,7 +132,10 @@ fn quiet(seed: u64) -> Scenario {
 fn fleets_that_once_were_slow_recover() {
     let all = |seed| Scenario::random(seed, REQUESTS);
     let fleets = [2100, 2183, 3380, 3775, 4928].map(plain);
-    for scenario in fleets.into_iter().chain([1574, 2660].map(all)) {
+    for scenario in fleets
+        .into_iter()
+        .chain([58, 349, 1574, 2660, 7440].map(all))
+    {
         let recovery = scenario.run().recovery.expect("it is measured");
         assert!(recovery.is_well(), "seed {}: {recovery:?}", scenario.seed);
     }
@@ -167,10 +170,10 @@ fn fleets_recover_within_two_renewal_periods() {
             "{what}"
         );
     };
-    assert_recovery("outages, crashes and freezes", &plain, 0.005);
-    assert_recovery("all faults and changes", &all, 0.01);
-    assert_recovery("no faults", &quiet, 0.005);
-    assert_recovery("a change of load", &changing, 0.01);
+    assert_recovery("outages, crashes and freezes", &plain, 0.0);
+    assert_recovery("all faults and changes", &all, 0.005);
+    assert_recovery("no faults", &quiet, 0.0);
+    assert_recovery("a change of load", &changing, 0.005);
 }
 
 /// Every second process in strict mode, under whatever load.

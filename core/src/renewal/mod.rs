@@ -206,7 +206,11 @@ impl Active {
         self.release(now.monotonic);
         let used = self.observe(now.monotonic, settings);
         self.notice_clock(now, settings);
+        let untold = self.untold_since(now.wall).filter(|_| why == Why::Due);
+        let tell_at = untold.map_or(MonotonicTime::NEVER, |since| since.after(settings.renewal));
         let books = &mut self.books;
+        books.is_to_tell = untold.is_some();
+        let tells = now.monotonic >= tell_at && books.accounts.iter().any(|a| a.asked > 0);
         if books.flight.is_some() {
             return Step::Wait(now.monotonic.after(settings.renewal));
         }
@@ -237,10 +241,12 @@ impl Active {
             let denied_until = denied_until.unwrap_or_default();
             let until = if now.monotonic < denied_until {
                 now.monotonic.after(settings.renewal)
+            } else if untold.is_some() {
+                tell_at.max(now.monotonic.after(settings.renewal / 4))
             } else {
                 known_until
             };
-            if self.slots.iter().all(|slot| slot.spent == 0) {
+            if !tells && self.slots.iter().all(|slot| slot.spent == 0) {
                 return if closing || until <= now.monotonic {
                     Step::Idle
                 } else {
@@ -258,7 +264,7 @@ impl Active {
             });
         let due =
             now.monotonic >= renew_at || idle || closing || wanted || excess || self.runs_low();
-        if due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
+        if tells || due && !(renew_at == MonotonicTime::NEVER && !idle && !closing && !wanted) {
             return self.plan(now, settings, why);
         }
         Step::Wait(renew_at.min(now.monotonic.after(settings.renewal / 4)))

@@ -31,6 +31,14 @@ impl Active {
         let Some(flight) = self.books.flight.take() else {
             return false;
         };
+        let applied = matches!(outcome, Outcome::Applied(_) | Outcome::Unknown(_));
+        if !applied || flight.only_converts {
+            for (at, f) in flight.slots.iter().enumerate() {
+                if let Some(asked) = &f.asked {
+                    self.books.account(at).take_back(asked);
+                }
+            }
+        }
         match outcome {
             Outcome::Applied(item) => {
                 let excess = self.excess(now, settings, &flight, &item);

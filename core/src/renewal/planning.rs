@@ -3,7 +3,6 @@
 use smallvec::SmallVec;
 
 use super::{Now, RenewalSettings, Step, Why};
-use crate::asked::Asked;
 use crate::books::{Account, Flight, InFlight};
 use crate::bucket::{Active, Slot};
 use crate::item::Ring;
@@ -121,11 +120,12 @@ impl Active {
         let found = seen.and_then(|item| item.limit(limit.name()));
         let token = terms.token() as f64;
         let replaced = found.map_or(0, |found| {
-            let returned = self.returned(now.monotonic, settings, unspent);
+            let returned = self.returned(now.monotonic, settings, slot, unspent);
             returned.replaced(terms, found, now.wall)
         });
         let found_token = found.map_or(token, |found| found.terms.token() as f64);
-        let comes_back = unspent as f64 - replaced as f64 / found_token;
+        let comes_back = (unspent + account.credit + account.recalled) as f64;
+        let comes_back = comes_back - replaced as f64 / found_token;
         let level = level + comes_back + rate * since - taken;
         let level = level.min(limit.burst_tokens() as f64);
         let level = found.map_or(level, |found| {
@@ -160,11 +160,12 @@ impl Active {
         &self,
         now: MonotonicTime,
         settings: &RenewalSettings,
+        slot: usize,
         tokens: u64,
     ) -> Returned {
         Returned {
             tokens,
-            recalled: 0,
+            recalled: self.books.accounts[slot].recalled,
             held_for: now.since(self.expires_at.before(settings.lease_ttl)),
         }
     }
@@ -189,7 +190,7 @@ impl Active {
             } else {
                 Grant::default()
             };
-            let returned = self.returned(now.monotonic, settings, unspent);
+            let returned = self.returned(now.monotonic, settings, at, unspent);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
             let starves = keeps && grant.short && account.demand.milli() > 0;
@@ -197,16 +198,15 @@ impl Active {
                 Some(_) => (0, 0),
                 None => (slot.spent, account.taken_back),
             };
+            let asked = self.books.account(at).tell(now.monotonic, limit, 0);
+            let account = self.books.account(at);
             transfers.push(Transfer {
                 limit,
                 take: taken,
                 leave: 0,
                 owe: account.debt,
                 give: unspent + account.credit + account.recalled,
-                returned: Returned {
-                    recalled: account.recalled,
-                    ..returned
-                },
+                returned,
                 others_took: others_took as u64,
                 asked_at: None,
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
@@ -225,9 +225,10 @@ impl Active {
                     demand_milli: if keeps { account.claim_milli(limit) } else { 0 },
                     entered: account.entered,
                 }),
-                asked: Asked::default(),
+                asked,
             });
             slots.push(InFlight {
+                asked,
                 kept: unspent.min(taken),
                 surplus: unspent.saturating_sub(taken),
                 grant,

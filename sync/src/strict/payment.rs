@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
-use zae_limiter_core::{Asked, BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
+use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, Told, WallTime};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -103,7 +103,7 @@ pub struct BucketPayment {
     sent: MonotonicTime,
     only_converts: bool,
     /// What the write under way tells of strict demand.
-    asked: SmallVec<[Asked; 2]>,
+    tells: Told,
     tries: u32,
     throttled: u32,
     pausing: bool,
@@ -125,6 +125,17 @@ impl BucketPayment {
         if change == Change::Debit {
             bucket.asks(clock, &limits, &charges);
         }
+        Self::counted(clock, change, bucket, limits, charges)
+    }
+
+    /// The same, where what it asks for has been counted.
+    fn counted(
+        clock: &Clock,
+        change: Change,
+        bucket: BucketRef,
+        limits: Arc<[Limit]>,
+        charges: Charges,
+    ) -> Self {
         let now = clock.wall();
         Self {
             seen: bucket.seen(),
@@ -137,7 +148,7 @@ impl BucketPayment {
             planned_at: now,
             sent: clock.now(),
             only_converts: false,
-            asked: SmallVec::new(),
+            tells: Told::new(),
             tries: 0,
             throttled: 0,
             pausing: false,
@@ -148,8 +159,9 @@ impl BucketPayment {
     /// The same change, if it is a debit only where it leaves so many tokens, by the order of the
     /// limits, to those who came before.
     #[must_use]
-    pub fn behind(self, ahead: Charges) -> Self {
-        Self { ahead, ..self }
+    pub fn behind(mut self, ahead: Charges) -> Self {
+        self.ahead = ahead;
+        self
     }
 
     /// What it does to each limit.
@@ -161,7 +173,7 @@ impl BucketPayment {
             &self.ahead,
             self.asked_at,
         );
-        for (transfer, asked) in transfers.iter_mut().zip(&self.asked) {
+        for (transfer, asked) in transfers.iter_mut().zip(&self.tells) {
             transfer.asked = *asked;
         }
         transfers
@@ -188,7 +200,7 @@ impl BucketPayment {
         }
         self.sent = clock.now();
         if self.change == Change::Debit {
-            self.asked = self.bucket.tell(clock, &self.limits, &self.charges);
+            self.tells = self.bucket.tell(clock, &self.limits, &self.charges);
         }
         let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
@@ -202,12 +214,9 @@ impl BucketPayment {
     ///
     /// See the example of [`BucketPayment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
-        let told = matches!(outcome, WriteOutcome::Applied(_)) && !self.only_converts;
-        let asked = std::mem::take(&mut self.asked);
-        if !told {
-            (self.bucket).untold(clock, &self.limits, &self.charges, &asked);
-        }
-        let told = match outcome {
+        let applied = matches!(outcome, WriteOutcome::Applied(_)) && !self.only_converts;
+        self.told(applied);
+        let look = match outcome {
             WriteOutcome::Applied(item) => {
                 if !self.only_converts {
                     self.result = Some(Ok(()));
@@ -242,7 +251,14 @@ impl BucketPayment {
         };
         // Others were faster each time.
         let given_up = self.result.is_none() && self.tries == TRIES_MAX;
-        given_up && self.fail(clock, None) || told
+        let look = given_up && self.fail(clock, None) || look;
+        self.bucket.is_to_tell(clock) || look
+    }
+
+    /// The write that was to tell the table of strict demand has ended.
+    fn told(&mut self, applied: bool) {
+        let tells = std::mem::take(&mut self.tells);
+        (self.bucket).told(&self.limits, &self.charges, &tells, applied);
     }
 
     /// It was not written. What surely did not reach the table is left to the reconciler, who is to be
@@ -251,6 +267,15 @@ impl BucketPayment {
         self.result = Some(Err(NotWritten::Failed(error)));
         self.change == Change::Credit
             && (self.bucket).give_back(clock, None, &self.limits, &self.charges)
+    }
+}
+
+impl Drop for BucketPayment {
+    /// What it was to tell is left to others.
+    fn drop(&mut self) {
+        if !self.tells.is_empty() {
+            self.told(false);
+        }
     }
 }
 
@@ -349,6 +374,10 @@ impl Payment {
                 order.reverse();
             }
         }
+        // All are asked, also those that are not reached because another has refused.
+        for due in &dues {
+            due.bucket.asks(clock, &due.limits, &due.charges);
+        }
         Self {
             dues,
             order,
@@ -388,7 +417,7 @@ impl Payment {
                 charges,
                 ahead,
             } = self.dues[at].clone();
-            let payment = BucketPayment::new(clock, change, bucket, limits, charges);
+            let payment = BucketPayment::counted(clock, change, bucket, limits, charges);
             self.current = Some((at, payment.behind(ahead)));
         }
     }
@@ -399,9 +428,14 @@ impl Payment {
     /// See the example of [`Payment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
         let (at, payment) = self.current.as_mut()?;
-        payment
-            .done(clock, outcome)
-            .then(|| self.dues[*at].bucket.clone())
+        let bucket = if payment.done(clock, outcome) {
+            Some(&self.dues[*at].bucket)
+        } else {
+            // Also one that is not reached, because another has refused.
+            let mut buckets = self.dues.iter().map(|due| &due.bucket);
+            buckets.find(|bucket| bucket.is_to_tell(clock))
+        };
+        bucket.cloned()
     }
 
     /// Nobody waits for the payment any more: what was paid is to be given back. Go on with

@@ -81,6 +81,9 @@
 //! | who waits is demand once more whenever he is woken | `planning::who_waits_and_is_woken_again_and_again_has_asked_once` |
 //! | what was throttled reserves the refill for half a lease | `simulation::fleets_that_once_were_slow_recover` |
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
+//! | who is refused in strict mode is not heard | `mixed::who_is_refused_in_strict_mode_is_heard`, `mixed::what_the_child_refuses_is_asked_of_the_parent_too` |
+//! | strict writes under way at once tell the same twice, or what they were to tell is lost | `mixed::strict_acquires_that_overlap_tell_of_all_that_was_asked_for` |
+//! | what is to overflow does so once for each process that has seen it | `sharing::what_has_overflowed_does_not_overflow_once_more` |
 //! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
 //! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_process_goes_on_with_what_it_knew`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
@@ -91,6 +94,7 @@
 mod bucket;
 mod changes;
 mod failures;
+mod mixed;
 mod sharing;
 
 use std::time::Duration;

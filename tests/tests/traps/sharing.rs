@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use zae_limiter::store::WriteOutcome;
-use zae_limiter::strict::{BucketPayment, Change, Next, NotWritten};
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Holding, Seen, Transfer};
 use zae_limiter_core::{Charges, Shortage};
 use zae_limiter_tests::desk::{Desk, End};
 use zae_limiter_tests::fleet::{Fleet, Shape};
 
+use super::mixed::pay;
 use super::{drain, level, limit, per_day, secs};
 
 #[test]
@@ -111,7 +110,7 @@ fn who_is_left_with_others_does_not_share_with_the_dead() {
 }
 
 /// What the table's entry says the fleet asks for per second.
-fn demand(table: &Option<BucketItem>) -> i64 {
+pub(super) fn demand(table: &Option<BucketItem>) -> i64 {
     let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);
     let ring = ring.expect("a ring");
     ring.demand_milli_in(ring.epoch) / 1_000
@@ -245,86 +244,6 @@ fn who_was_throttled_is_back_within_two_renewal_periods() {
     assert!(table.is_some(), "it has not written");
 }
 
-/// A strict acquire, to its end.
-fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
-    let charges = Charges::default().with(0, 1);
-    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
-    let mut payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
-    loop {
-        match payment.next(&desk.clock) {
-            Next::Write(_, write) => {
-                let outcome = match BucketItem::apply(table, &write) {
-                    Ok(item) => WriteOutcome::Applied(item),
-                    Err(found) => WriteOutcome::Refused(found),
-                };
-                payment.done(&desk.clock, outcome);
-            }
-            Next::Pause(_) => unreachable!("nothing is throttled"),
-            Next::Done(result) => return result.is_ok(),
-        }
-    }
-}
-
-/// A bucket that is not there is full, but not beside what somebody waits for.
-#[test]
-fn a_bucket_that_somebody_waits_for_is_not_made_by_who_comes_later() {
-    let desk = Desk::new(&[limit(50, 50)]);
-    let pay = |tokens| {
-        let charges = Charges::default().with(0, tokens);
-        let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
-        let payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
-        payment
-            .behind(Charges::default().with(0, 40))
-            .next(&desk.clock)
-    };
-    assert!(matches!(
-        pay(11),
-        Next::Done(Err(NotWritten::Exceeded(None)))
-    ));
-    assert!(matches!(pay(10), Next::Write(..)));
-}
-
-#[test]
-fn strict_acquires_get_their_share_beside_leases() {
-    let new = || Desk::new(&[limit(50, 50)]);
-    let (mut leased, strict, mut table) = (new(), new(), None);
-    let mut admitted = [0, 0];
-    for at in 0..3_000 {
-        // Both ask for twice the limit.
-        let got = [
-            leased.acquire(&mut table, 1).is_ok(),
-            pay(&strict, &mut table),
-        ];
-        for (admitted, got) in admitted.iter_mut().zip(got) {
-            *admitted += u64::from(got && at >= 1_000);
-        }
-        leased.pass(&mut table, Duration::from_millis(10));
-        strict.hands.advance(Duration::from_millis(10));
-    }
-    let [leased, strict] = admitted;
-    assert!(leased + strict >= 970, "{leased} and {strict} of 1000");
-    assert!(leased >= 350 && strict >= 350, "{leased} and {strict}");
-}
-
-/// Strict acquires may spend refill that is to come only where processes that lease reserve it.
-#[test]
-fn strict_acquires_alone_spend_nothing_that_is_not_there() {
-    let new = || Desk::new(&[limit(50, 50)]);
-    let (mut leased, strict, mut table) = (new(), new(), None);
-    while leased.acquire(&mut table, 1).is_ok() {}
-    leased.pass(&mut table, secs(4));
-    strict
-        .hands
-        .advance(leased.clock.now().since(strict.clock.now()));
-    // Nobody holds anything, though the ring is young.
-    let mut admitted = 0;
-    for _ in 0..2_000 {
-        admitted += u64::from(pay(&strict, &mut table));
-        strict.hands.advance(Duration::from_millis(10));
-    }
-    assert!(admitted <= 50 + 20 * 50, "{admitted}");
-}
-
 #[test]
 fn one_call_does_not_try_for_ever() {
     let (mut desk, mut table) = (Desk::new(&[limit(10, 100)]), None);
@@ -381,6 +300,53 @@ fn a_bucket_over_full_hides_nothing_that_overflows() {
     let level = level(&table, &other);
     assert!(level + 900 <= 1_000 + 500, "{level} beside 900");
     assert_eq!(drain(&mut other, &mut table) as i64, level.max(0));
+}
+
+/// Several processes find at the same time that the bucket is to overflow. It does so once.
+#[test]
+fn what_has_overflowed_does_not_overflow_once_more() {
+    let limit = limit(100, 1_000);
+    let (mut table, desk) = (None, Desk::new(std::slice::from_ref(&limit)));
+    let wall = |seconds| desk.clock.wall().after(secs(seconds));
+    let block = |tokens, entered| Holding {
+        lease_ttl: secs(5),
+        tokens,
+        demand_milli: 0,
+        entered,
+    };
+    // Others hold nearly all, and this process a little.
+    let mut entered = None;
+    for tokens in [900, 20] {
+        let transfers = [Transfer {
+            take: tokens,
+            holding: Some(block(tokens, None)),
+            ..Transfer::new(&limit)
+        }];
+        let seen = table.clone().map_or(Seen::Missing, Seen::Item);
+        let plan = plan::plan(&seen, wall(0), &transfers).expect("a debit");
+        BucketItem::apply(&mut table, &plan.write).expect("it is applied");
+        entered = plan.entries[0];
+    }
+    let returning = |seen: Option<BucketItem>| {
+        let transfers = [Transfer {
+            give: 20,
+            holding: Some(block(0, entered)),
+            ..Transfer::new(&limit)
+        }];
+        let seen = seen.map_or(Seen::Missing, Seen::Item);
+        plan::plan(&seen, wall(6), &transfers)
+            .expect("a credit")
+            .write
+    };
+    let first = returning(table.clone());
+    let late = returning(table.clone());
+    BucketItem::apply(&mut table, &first).expect("it is applied");
+    let level = |table: &Option<BucketItem>| plan::level(table.as_ref(), wall(6), &limit);
+    let before = level(&table);
+    let found = BucketItem::apply(&mut table, &late).expect_err("it has overflowed");
+    let again = returning(found);
+    BucketItem::apply(&mut table, &again).expect("it is applied");
+    assert!(level(&table) >= before, "{} of {before}", level(&table));
 }
 
 /// After two leases the ring does not count a block any more, and the bucket refills in its place.

@@ -1,0 +1,194 @@
+//! Strict processes beside processes that lease, on one bucket.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use zae_limiter::store::WriteOutcome;
+use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
+use zae_limiter_core::item::{BucketItem, BucketWrite};
+use zae_limiter_core::{BucketCache, Charges};
+use zae_limiter_tests::desk::Desk;
+
+use super::sharing::demand;
+use super::{limit, secs};
+
+fn apply(table: &mut Option<BucketItem>, write: &BucketWrite) -> WriteOutcome {
+    match BucketItem::apply(table, write) {
+        Ok(item) => WriteOutcome::Applied(item),
+        Err(found) => WriteOutcome::Refused(found),
+    }
+}
+
+/// A strict acquire, to its end.
+pub(super) fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
+    let charges = Charges::default().with(0, 1);
+    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+    let mut payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
+    loop {
+        match payment.next(&desk.clock) {
+            Next::Write(_, write) => {
+                payment.done(&desk.clock, apply(table, &write));
+            }
+            Next::Pause(_) => unreachable!("nothing is throttled"),
+            Next::Done(result) => return result.is_ok(),
+        }
+    }
+}
+
+/// A bucket that is not there is full, but not beside what somebody waits for.
+#[test]
+fn a_bucket_that_somebody_waits_for_is_not_made_by_who_comes_later() {
+    let desk = Desk::new(&[limit(50, 50)]);
+    let pay = |tokens| {
+        let charges = Charges::default().with(0, tokens);
+        let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+        let payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
+        payment
+            .behind(Charges::default().with(0, 40))
+            .next(&desk.clock)
+    };
+    assert!(matches!(
+        pay(11),
+        Next::Done(Err(NotWritten::Exceeded(None)))
+    ));
+    assert!(matches!(pay(10), Next::Write(..)));
+}
+
+#[test]
+fn strict_acquires_get_their_share_beside_leases() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, strict, mut table) = (new(), new(), None);
+    let mut admitted = [0, 0];
+    for at in 0..3_000 {
+        // Both ask for twice the limit.
+        let got = [
+            leased.acquire(&mut table, 1).is_ok(),
+            pay(&strict, &mut table),
+        ];
+        for (admitted, got) in admitted.iter_mut().zip(got) {
+            *admitted += u64::from(got && at >= 1_000);
+        }
+        leased.pass(&mut table, Duration::from_millis(10));
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    let [leased, strict] = admitted;
+    assert!(leased + strict >= 970, "{leased} and {strict} of 1000");
+    assert!(leased >= 350 && strict >= 350, "{leased} and {strict}");
+}
+
+/// Strict acquires may spend refill that is to come only where processes that lease reserve it.
+#[test]
+fn strict_acquires_alone_spend_nothing_that_is_not_there() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, strict, mut table) = (new(), new(), None);
+    while leased.acquire(&mut table, 1).is_ok() {}
+    leased.pass(&mut table, secs(4));
+    strict
+        .hands
+        .advance(leased.clock.now().since(strict.clock.now()));
+    // Nobody holds anything, though the ring is young.
+    let mut admitted = 0;
+    for _ in 0..2_000 {
+        admitted += u64::from(pay(&strict, &mut table));
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    assert!(admitted <= 50 + 20 * 50, "{admitted}");
+}
+
+/// Ten strict acquires under way at any time, of which nearly all are refused: what each of them was
+/// to tell is told by another.
+#[test]
+fn strict_acquires_that_overlap_tell_of_all_that_was_asked_for() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, mut strict, mut table) = (new(), new(), None);
+    let mut under_way = VecDeque::new();
+    for _ in 0..2_000 {
+        for _ in 0..2 {
+            let _ = leased.acquire(&mut table, 1);
+        }
+        let (bucket, limits) = (strict.bucket.clone(), strict.limits.clone());
+        let charges = Charges::of(0, 1);
+        let mut payment = BucketPayment::new(&strict.clock, Change::Debit, bucket, limits, charges);
+        if let Next::Write(_, write) = payment.next(&strict.clock) {
+            under_way.push_back((payment, write));
+        }
+        if under_way.len() > 10 {
+            let (mut payment, write) = under_way.pop_front().expect("there are eleven");
+            if payment.done(&strict.clock, apply(&mut table, &write)) {
+                strict.renew(&mut table);
+            }
+            if let Next::Write(_, write) = payment.next(&strict.clock) {
+                payment.done(&strict.clock, apply(&mut table, &write));
+            }
+        }
+        for desk in [&mut leased, &mut strict] {
+            desk.pass(&mut table, Duration::from_millis(10));
+        }
+    }
+    // Each asks for twice the limit, and so claims all of it.
+    let demand = demand(&table);
+    assert!((90..=115).contains(&demand), "{demand} per second");
+}
+
+/// It asks for more at once than there nearly ever is; its reconciler says what it needs, at the price
+/// of a write per renewal period.
+#[test]
+fn who_is_refused_in_strict_mode_is_heard() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    for has_leased in [false, true] {
+        let (mut leased, mut strict, mut table) = (new(), new(), None);
+        if has_leased {
+            strict.acquire(&mut table, 1).expect("it is full");
+        }
+        for _ in 0..200 {
+            for _ in 0..10 {
+                let _ = leased.acquire(&mut table, 1);
+            }
+            let (bucket, limits) = (strict.bucket.clone(), strict.limits.clone());
+            let charges = Charges::of(0, 50);
+            let mut payment =
+                BucketPayment::new(&strict.clock, Change::Debit, bucket, limits, charges);
+            while let Next::Write(_, write) = payment.next(&strict.clock) {
+                if payment.done(&strict.clock, apply(&mut table, &write)) {
+                    strict.renew(&mut table);
+                }
+            }
+            for desk in [&mut leased, &mut strict] {
+                desk.pass(&mut table, Duration::from_millis(100));
+            }
+        }
+        let demand = demand(&table);
+        assert!((90..=125).contains(&demand), "{demand} per second");
+        assert!(strict.writes <= 25, "{} writes", strict.writes);
+    }
+}
+
+/// An acquire that its own bucket refuses is not made of its parent's. It was asked for there as well.
+#[test]
+fn what_the_child_refuses_is_asked_of_the_parent_too() {
+    let mut leased = Desk::new(&[limit(50, 50)]);
+    let (clock, cache) = (leased.clock.clone(), BucketCache::new());
+    let mut tables = [None, None];
+    let due = |id, rate| {
+        let limits = [limit(rate, rate)].into();
+        let bucket = cache.get_or_insert(id, "api", &limits);
+        Due {
+            bucket: bucket.expect("a name"),
+            limits,
+            charges: Charges::of(0, 1),
+            ahead: Charges::default(),
+        }
+    };
+    let dues = [due("child", 5), due("parent", 50)];
+    for _ in 0..2_000 {
+        let _ = leased.acquire(&mut tables[1], 1);
+        let mut payment = Payment::new(&clock, dues.iter().cloned().collect());
+        while let NextOfPayment::Write(bucket, write) = payment.next(&clock) {
+            let parent = usize::from(bucket.key() == dues[1].bucket.key());
+            payment.done(&clock, apply(&mut tables[parent], &write));
+        }
+        leased.pass(&mut tables[1], Duration::from_millis(10));
+    }
+    let demand = demand(&tables[1]);
+    assert!((90..=115).contains(&demand), "{demand} per second");
+}
