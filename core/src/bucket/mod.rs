@@ -192,7 +192,7 @@ impl Bucket {
     /// under other terms is given back by the next renewal. Other limits stay, while they are in use.
     ///
     /// # Errors
-    /// [`ValidationError`] if that would be more than [`LIMITS_MAX`]; then none becomes known.
+    /// [`ValidationError`] if that would be more than [`LIMITS_MAX`](crate::LIMITS_MAX); then none becomes known.
     pub fn declare(&self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
         self.lock().declare(limits)
     }
