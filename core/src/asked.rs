@@ -88,15 +88,17 @@ impl Bucket {
     #[must_use]
     pub fn is_to_tell(&self, clock: &Clock) -> bool {
         let mut state = self.lock();
-        let Some(active) = state.active.as_deref() else {
-            return false;
-        };
-        let untold = active.untold_since(clock.wall()).is_some();
-        untold && !active.books.is_to_tell && state.ask_for_a_look()
+        let active = state.active.as_deref();
+        active.is_some_and(|active| active.has_untold(clock.wall())) && state.ask_for_a_look()
     }
 }
 
 impl Active {
+    /// Whether there is something to tell that the reconciler does not know of.
+    pub(crate) fn has_untold(&self, now: WallTime) -> bool {
+        !self.books.is_to_tell && self.untold_since(now).is_some()
+    }
+
     /// Since when strict acquires have asked for what the table does not know, to which it matters: others
     /// lease.
     pub(crate) fn untold_since(&self, now: WallTime) -> Option<MonotonicTime> {

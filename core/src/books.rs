@@ -136,15 +136,17 @@ impl Account {
         self.woken += std::mem::take(&mut self.waiting);
     }
 
-    /// The demand per second that counts beside that of others: nobody can have more than all.
-    pub(crate) fn claim(&self, limit: &Limit) -> f64 {
-        self.demand.per_second().min(limit.tokens_per_second())
-    }
-
-    /// The same in thousandths, as the table keeps it.
+    /// The demand per second that counts beside that of others, in thousandths, as the table keeps
+    /// it: nobody can have more than all.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn claim_milli(&self, limit: &Limit) -> i64 {
-        (self.claim(limit) * 1_000.0).ceil() as i64
+        let claim = self.demand.per_second().min(limit.tokens_per_second());
+        (claim * 1_000.0).ceil() as i64
+    }
+
+    /// The same in tokens: no less than the others think, where a limit refills some tokens per day.
+    pub(crate) fn claim(&self, limit: &Limit) -> f64 {
+        self.claim_milli(limit) as f64 / 1_000.0
     }
 
     pub(crate) fn is_surging(&self, limit: &Limit) -> bool {

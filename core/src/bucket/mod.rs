@@ -305,13 +305,14 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let fresh = state.active.is_none();
-        let books = &mut state.active().books;
+        let active = state.active();
+        let books = &mut active.books;
         // Of answers to writes that were under way at once, the last to come may be the oldest.
         let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
         let newer = sequence(item.as_ref()) >= sequence(books.seen.item());
         if newer || books.seen_at <= sent {
             books.saw(now, item, 0);
         }
-        fresh && state.ask_for_a_look()
+        (fresh || active.has_untold(clock.wall())) && state.ask_for_a_look()
     }
 }

@@ -198,8 +198,7 @@ impl Active {
                 Some(_) => (0, 0),
                 None => (slot.spent, account.taken_back),
             };
-            let asked = self.books.account(at).tell(now.monotonic, limit, 0);
-            let account = self.books.account(at);
+            let asked = account.tell(now.monotonic, limit, 0);
             transfers.push(Transfer {
                 limit,
                 take: taken,

@@ -90,7 +90,8 @@ pub(crate) async fn change(
 ) -> Result<(), NotWritten> {
     let clock = &engine.clock;
     let limits = engine.shared(limits);
-    let mut payment = BucketPayment::new(clock, change, bucket.clone(), limits, charges.clone());
+    let due = Due::new(bucket.clone(), limits, charges.clone());
+    let mut payment = BucketPayment::new(clock, change, due);
     loop {
         match payment.next(clock) {
             Next::Write(bucket, write) => {

@@ -71,7 +71,7 @@ pub enum Next {
 /// ```
 /// use std::sync::Arc;
 /// use zae_limiter::store::WriteOutcome;
-/// use zae_limiter::strict::{BucketPayment, Change, Next};
+/// use zae_limiter::strict::{BucketPayment, Change, Due, Next};
 /// use zae_limiter::{Clock, Limit};
 /// use zae_limiter_core::item::BucketItem;
 /// use zae_limiter_core::{BucketCache, Charges};
@@ -79,8 +79,8 @@ pub enum Next {
 /// let (clock, _hands) = Clock::manual();
 /// let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
 /// let bucket = BucketCache::new().get_or_insert("user", "api", &limits)?;
-/// let mut payment =
-///     BucketPayment::new(&clock, Change::Debit, bucket, limits.clone(), Charges::of(0, 5));
+/// let due = Due::new(bucket, limits, Charges::of(0, 5));
+/// let mut payment = BucketPayment::new(&clock, Change::Debit, due);
 /// let Next::Write(_, write) = payment.next(&clock) else {
 ///     panic!("a debit is one write");
 /// };
@@ -92,10 +92,7 @@ pub enum Next {
 /// ```
 #[derive(Debug)]
 pub struct BucketPayment {
-    bucket: BucketRef,
-    limits: Arc<[Limit]>,
-    charges: Charges,
-    ahead: Charges,
+    due: Due,
     change: Change,
     seen: Seen,
     asked_at: WallTime,
@@ -111,38 +108,23 @@ pub struct BucketPayment {
 }
 
 impl BucketPayment {
-    /// A change of `bucket` by `charges`, which count by the order of `limits`.
+    /// A change of the bucket that is due.
     ///
     /// See the example of [`BucketPayment`].
     #[must_use]
-    pub fn new(
-        clock: &Clock,
-        change: Change,
-        bucket: BucketRef,
-        limits: Arc<[Limit]>,
-        charges: Charges,
-    ) -> Self {
+    pub fn new(clock: &Clock, change: Change, due: Due) -> Self {
         if change == Change::Debit {
-            bucket.asks(clock, &limits, &charges);
+            due.asks(clock);
         }
-        Self::counted(clock, change, bucket, limits, charges)
+        Self::counted(clock, change, due)
     }
 
     /// The same, where what it asks for has been counted.
-    fn counted(
-        clock: &Clock,
-        change: Change,
-        bucket: BucketRef,
-        limits: Arc<[Limit]>,
-        charges: Charges,
-    ) -> Self {
+    fn counted(clock: &Clock, change: Change, due: Due) -> Self {
         let now = clock.wall();
         Self {
-            seen: bucket.seen(),
-            bucket,
-            limits,
-            charges,
-            ahead: Charges::default(),
+            seen: due.bucket.seen(),
+            due,
             change,
             asked_at: now,
             planned_at: now,
@@ -156,23 +138,9 @@ impl BucketPayment {
         }
     }
 
-    /// The same change, if it is a debit only where it leaves so many tokens, by the order of the
-    /// limits, to those who came before.
-    #[must_use]
-    pub fn behind(mut self, ahead: Charges) -> Self {
-        self.ahead = ahead;
-        self
-    }
-
     /// What it does to each limit.
     fn transfers(&self) -> SmallVec<[Transfer<'_>; 2]> {
-        let mut transfers = transfers(
-            self.change,
-            &self.limits,
-            &self.charges,
-            &self.ahead,
-            self.asked_at,
-        );
+        let mut transfers = self.due.transfers(self.change, self.asked_at);
         for (transfer, asked) in transfers.iter_mut().zip(&self.tells) {
             transfer.asked = *asked;
         }
@@ -200,13 +168,13 @@ impl BucketPayment {
         }
         self.sent = clock.now();
         if self.change == Change::Debit {
-            self.tells = self.bucket.tell(clock, &self.limits, &self.charges);
+            self.tells = self.due.tell(clock);
         }
         let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
         };
         self.only_converts = plan.only_converts;
-        Next::Write(self.bucket.clone(), plan.write)
+        Next::Write(self.due.bucket.clone(), plan.write)
     }
 
     /// Takes in how the last write ended. Returns whether the reconciler is to be told of the
@@ -214,15 +182,16 @@ impl BucketPayment {
     ///
     /// See the example of [`BucketPayment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
-        let applied = matches!(outcome, WriteOutcome::Applied(_)) && !self.only_converts;
-        self.told(applied);
+        // As with a renewal: what may have been told is not told again.
+        let applied = matches!(outcome, WriteOutcome::Applied(_) | WriteOutcome::Unknown(_));
+        self.told(applied && !self.only_converts);
         let look = match outcome {
             WriteOutcome::Applied(item) => {
                 if !self.only_converts {
                     self.result = Some(Ok(()));
                 }
                 self.seen = Seen::Item(item.clone());
-                self.bucket.saw(clock, self.sent, Some(item))
+                self.due.bucket.saw(clock, self.sent, Some(item))
             }
             WriteOutcome::Refused(found) => {
                 let at = self.planned_at;
@@ -232,7 +201,7 @@ impl BucketPayment {
                     self.result = Some(Err(NotWritten::Exceeded(found.clone())));
                 }
                 self.seen = found.clone().into();
-                self.bucket.saw(clock, self.sent, found)
+                self.due.bucket.saw(clock, self.sent, found)
             }
             WriteOutcome::Failed(error)
                 if error.kind() == StoreErrorKind::Throttled && self.change != Change::Credit =>
@@ -251,31 +220,29 @@ impl BucketPayment {
         };
         // Others were faster each time.
         let given_up = self.result.is_none() && self.tries == TRIES_MAX;
-        let look = given_up && self.fail(clock, None) || look;
-        self.bucket.is_to_tell(clock) || look
+        given_up && self.fail(clock, None) || look
     }
 
     /// The write that was to tell the table of strict demand has ended.
     fn told(&mut self, applied: bool) {
         let tells = std::mem::take(&mut self.tells);
-        (self.bucket).told(&self.limits, &self.charges, &tells, applied);
+        if tells.iter().any(Option::is_some) {
+            (self.due.bucket).told(&self.due.limits, &self.due.charges, &tells, applied);
+        }
     }
 
     /// It was not written. What surely did not reach the table is left to the reconciler, who is to be
     /// told then.
     fn fail(&mut self, clock: &Clock, error: Option<Arc<StoreError>>) -> bool {
         self.result = Some(Err(NotWritten::Failed(error)));
-        self.change == Change::Credit
-            && (self.bucket).give_back(clock, None, &self.limits, &self.charges)
+        self.change == Change::Credit && self.due.give_back(clock)
     }
 }
 
 impl Drop for BucketPayment {
     /// What it was to tell is left to others.
     fn drop(&mut self) {
-        if !self.tells.is_empty() {
-            self.told(false);
-        }
+        self.told(false);
     }
 }
 
@@ -290,8 +257,62 @@ pub struct Due {
     pub limits: Arc<[Limit]>,
     /// What it is charged, by the order of the limits.
     pub charges: Charges,
-    /// What has to be left to those who came before, likewise.
+    /// What a debit has to leave to those who came before, likewise.
     pub ahead: Charges,
+}
+
+impl Due {
+    /// What `bucket` is to pay at once, whoever waits for it.
+    #[must_use]
+    pub fn new(bucket: BucketRef, limits: Arc<[Limit]>, charges: Charges) -> Self {
+        Self {
+            bucket,
+            limits,
+            charges,
+            ahead: Charges::default(),
+        }
+    }
+
+    fn asks(&self, clock: &Clock) {
+        self.bucket.asks(clock, &self.limits, &self.charges);
+    }
+
+    fn tell(&self, clock: &Clock) -> Told {
+        self.bucket.tell(clock, &self.limits, &self.charges)
+    }
+
+    fn give_back(&self, clock: &Clock) -> bool {
+        (self.bucket).give_back(clock, None, &self.limits, &self.charges)
+    }
+
+    /// What `change` does to each limit.
+    fn transfers(&self, change: Change, asked_at: WallTime) -> SmallVec<[Transfer<'_>; 2]> {
+        let of = |(at, tokens): (u32, u64)| {
+            let signed = i64::try_from(tokens).unwrap_or(i64::MAX);
+            let fresh = Transfer {
+                asked_at: Some(asked_at),
+                consumed: signed,
+                ..Transfer::new(&self.limits[at as usize])
+            };
+            match change {
+                Change::Debit => Transfer {
+                    take: tokens,
+                    leave: self.ahead.tokens(at),
+                    ..fresh
+                },
+                Change::DebitAnyway => Transfer {
+                    owe: tokens,
+                    ..fresh
+                },
+                Change::Credit => Transfer {
+                    give: tokens,
+                    consumed: -signed,
+                    ..fresh
+                },
+            }
+        };
+        self.charges.iter().map(of).collect()
+    }
 }
 
 /// The writes of one strict acquire: both buckets are debited, or neither.
@@ -309,12 +330,8 @@ pub struct Due {
 /// let (cache, mut tables) = (BucketCache::new(), [None, None]);
 /// let due = |id| {
 ///     let (limits, charges) = (limits.clone(), Charges::of(0, 5));
-///     cache.get_or_insert(id, "api", &limits).map(|bucket| Due {
-///         bucket,
-///         limits,
-///         charges,
-///         ahead: Charges::default(),
-///     })
+///     let bucket = cache.get_or_insert(id, "api", &limits)?;
+///     Ok::<_, zae_limiter::Error>(Due::new(bucket, limits, charges))
 /// };
 /// let mut payment = Payment::new(&clock, [due("child")?, due("parent")?].into_iter().collect());
 /// for table in &mut tables {
@@ -363,20 +380,14 @@ impl Payment {
         let mut order: SmallVec<[usize; 2]> = (0..dues.len()).collect();
         if let [_, parent] = &dues[..] {
             let (now, seen) = (clock.wall(), parent.bucket.seen());
-            let Due {
-                limits,
-                charges,
-                ahead,
-                ..
-            } = parent;
-            let debits = transfers(Change::Debit, limits, charges, ahead, now);
+            let debits = parent.transfers(Change::Debit, now);
             if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
                 order.reverse();
             }
         }
         // All are asked, also those that are not reached because another has refused.
         for due in &dues {
-            due.bucket.asks(clock, &due.limits, &due.charges);
+            due.asks(clock);
         }
         Self {
             dues,
@@ -411,14 +422,8 @@ impl Payment {
                     None => return NextOfPayment::Done(Ok(())),
                 }
             };
-            let Due {
-                bucket,
-                limits,
-                charges,
-                ahead,
-            } = self.dues[at].clone();
-            let payment = BucketPayment::counted(clock, change, bucket, limits, charges);
-            self.current = Some((at, payment.behind(ahead)));
+            let payment = BucketPayment::counted(clock, change, self.dues[at].clone());
+            self.current = Some((at, payment));
         }
     }
 
@@ -428,14 +433,17 @@ impl Payment {
     /// See the example of [`Payment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
         let (at, payment) = self.current.as_mut()?;
-        let bucket = if payment.done(clock, outcome) {
-            Some(&self.dues[*at].bucket)
-        } else {
-            // Also one that is not reached, because another has refused.
-            let mut buckets = self.dues.iter().map(|due| &due.bucket);
-            buckets.find(|bucket| bucket.is_to_tell(clock))
+        let tell = payment.done(clock, outcome);
+        let mut buckets = self.dues.iter().map(|due| &due.bucket).enumerate();
+        // Also of the one that is not reached, because the other has refused.
+        let told = |(other, bucket): &(usize, &BucketRef)| {
+            if other == at {
+                tell
+            } else {
+                bucket.is_to_tell(clock)
+            }
         };
-        bucket.cloned()
+        buckets.find(told).map(|(_, bucket)| bucket.clone())
     }
 
     /// Nobody waits for the payment any more: what was paid is to be given back. Go on with
@@ -452,38 +460,4 @@ impl Payment {
             Err(error) => self.failed = Some((at, error)),
         }
     }
-}
-
-fn transfers<'a>(
-    change: Change,
-    limits: &'a [Limit],
-    charges: &Charges,
-    ahead: &Charges,
-    asked_at: WallTime,
-) -> SmallVec<[Transfer<'a>; 2]> {
-    let of = |(at, tokens): (u32, u64)| {
-        let signed = i64::try_from(tokens).unwrap_or(i64::MAX);
-        let fresh = Transfer {
-            asked_at: Some(asked_at),
-            consumed: signed,
-            ..Transfer::new(&limits[at as usize])
-        };
-        match change {
-            Change::Debit => Transfer {
-                take: tokens,
-                leave: ahead.tokens(at),
-                ..fresh
-            },
-            Change::DebitAnyway => Transfer {
-                owe: tokens,
-                ..fresh
-            },
-            Change::Credit => Transfer {
-                give: tokens,
-                consumed: -signed,
-                ..fresh
-            },
-        }
-    };
-    charges.iter().map(of).collect()
 }

@@ -79,12 +79,7 @@ impl World<'_> {
             .map(|bucket| p.seat(bucket).bucket.clone())
             .collect();
         let charges = charges(&p.limits, caller.tokens);
-        let due = |bucket: BucketRef| Due {
-            bucket,
-            limits: p.limits.clone(),
-            charges: charges.clone(),
-            ahead: Charges::default(),
-        };
+        let due = |bucket| Due::new(bucket, p.limits.clone(), charges.clone());
         let payment = Payment::new(&p.clock, buckets.into_iter().map(due).collect());
         let what = What::Acquire(caller, payment, gone.filter(|_| !self.calm));
         self.begin(caller.process, what);
@@ -107,7 +102,8 @@ impl World<'_> {
         };
         let charges = charges(&limits, tokens);
         let known = p.seat(bucket).bucket.clone();
-        let payment = BucketPayment::new(&p.clock, change, known, limits, charges);
+        let due = Due::new(known, limits, charges);
+        let payment = BucketPayment::new(&p.clock, change, due);
         let signed = tokens.map(|tokens| {
             let tokens = i128::from(tokens);
             if more { tokens } else { -tokens }

@@ -17,6 +17,8 @@ async fn a_killed_process_loses_no_more_than_it_held() {
     let wrong: Vec<_> = rounds.iter().filter(|round| !round.is_right()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(summary.rounds, 20);
+    // Who is killed has something to lose.
+    assert!(summary.held >= 20 * 20, "{summary:?}");
     // The table is well all the time, and contention is no outage.
     assert_eq!(summary.unavailable, 0, "{summary:?}");
 }

@@ -1,8 +1,5 @@
 //! Writes without an answer, answers out of order, tables out of reach.
 
-use std::sync::Arc;
-
-use zae_limiter::Limit;
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 use zae_limiter_core::item::BucketItem;
@@ -16,12 +13,7 @@ use super::{drain, level, limit, secs};
 fn a_lost_reply_is_no_reason_to_debit_again() {
     let desk = Desk::new(&[limit(10, 100)]);
     let mut table = None;
-    let due = Due {
-        bucket: desk.bucket.clone(),
-        limits: desk.limits.clone(),
-        charges: Charges::of(0, 5),
-        ahead: Charges::default(),
-    };
+    let due = Due::new(desk.bucket.clone(), desk.limits.clone(), Charges::of(0, 5));
     let mut payment = Payment::new(&desk.clock, [due].into_iter().collect());
     let NextOfPayment::Write(_, write) = payment.next(&desk.clock) else {
         panic!("a payment writes");
@@ -53,9 +45,9 @@ fn a_credit_of_unknown_outcome_is_not_repeated() {
 #[test]
 fn the_correction_of_a_strict_lease_is_made_once() {
     let desk = Desk::new(&[limit(10, 100)]);
-    let limits: Arc<[Limit]> = desk.limits.clone();
-    let (change, charges) = (Change::Credit, Charges::of(0, 5));
-    let mut credit = BucketPayment::new(&desk.clock, change, desk.bucket.clone(), limits, charges);
+    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+    let due = Due::new(bucket, limits, Charges::of(0, 5));
+    let mut credit = BucketPayment::new(&desk.clock, Change::Credit, due);
     assert!(matches!(credit.next(&desk.clock), Next::Write(..)));
     let error = StoreError::new(StoreErrorKind::Unreachable, "no answer");
     credit.done(&desk.clock, WriteOutcome::Unknown(error));

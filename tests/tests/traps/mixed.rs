@@ -19,11 +19,14 @@ fn apply(table: &mut Option<BucketItem>, write: &BucketWrite) -> WriteOutcome {
     }
 }
 
+fn due(desk: &Desk, tokens: u64) -> Due {
+    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
+    Due::new(bucket, limits, Charges::of(0, tokens))
+}
+
 /// A strict acquire, to its end.
 pub(super) fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
-    let charges = Charges::default().with(0, 1);
-    let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
-    let mut payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
+    let mut payment = BucketPayment::new(&desk.clock, Change::Debit, due(desk, 1));
     loop {
         match payment.next(&desk.clock) {
             Next::Write(_, write) => {
@@ -40,12 +43,11 @@ pub(super) fn pay(desk: &Desk, table: &mut Option<BucketItem>) -> bool {
 fn a_bucket_that_somebody_waits_for_is_not_made_by_who_comes_later() {
     let desk = Desk::new(&[limit(50, 50)]);
     let pay = |tokens| {
-        let charges = Charges::default().with(0, tokens);
-        let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
-        let payment = BucketPayment::new(&desk.clock, Change::Debit, bucket, limits, charges);
-        payment
-            .behind(Charges::default().with(0, 40))
-            .next(&desk.clock)
+        let due = Due {
+            ahead: Charges::of(0, 40),
+            ..due(&desk, tokens)
+        };
+        BucketPayment::new(&desk.clock, Change::Debit, due).next(&desk.clock)
     };
     assert!(matches!(
         pay(11),
@@ -106,9 +108,7 @@ fn strict_acquires_that_overlap_tell_of_all_that_was_asked_for() {
         for _ in 0..2 {
             let _ = leased.acquire(&mut table, 1);
         }
-        let (bucket, limits) = (strict.bucket.clone(), strict.limits.clone());
-        let charges = Charges::of(0, 1);
-        let mut payment = BucketPayment::new(&strict.clock, Change::Debit, bucket, limits, charges);
+        let mut payment = BucketPayment::new(&strict.clock, Change::Debit, due(&strict, 1));
         if let Next::Write(_, write) = payment.next(&strict.clock) {
             under_way.push_back((payment, write));
         }
@@ -144,10 +144,7 @@ fn who_is_refused_in_strict_mode_is_heard() {
             for _ in 0..10 {
                 let _ = leased.acquire(&mut table, 1);
             }
-            let (bucket, limits) = (strict.bucket.clone(), strict.limits.clone());
-            let charges = Charges::of(0, 50);
-            let mut payment =
-                BucketPayment::new(&strict.clock, Change::Debit, bucket, limits, charges);
+            let mut payment = BucketPayment::new(&strict.clock, Change::Debit, due(&strict, 50));
             while let Next::Write(_, write) = payment.next(&strict.clock) {
                 if payment.done(&strict.clock, apply(&mut table, &write)) {
                     strict.renew(&mut table);
@@ -172,12 +169,7 @@ fn what_the_child_refuses_is_asked_of_the_parent_too() {
     let due = |id, rate| {
         let limits = [limit(rate, rate)].into();
         let bucket = cache.get_or_insert(id, "api", &limits);
-        Due {
-            bucket: bucket.expect("a name"),
-            limits,
-            charges: Charges::of(0, 1),
-            ahead: Charges::default(),
-        }
+        Due::new(bucket.expect("a name"), limits, Charges::of(0, 1))
     };
     let dues = [due("child", 5), due("parent", 50)];
     for _ in 0..2_000 {

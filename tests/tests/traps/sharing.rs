@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use zae_limiter::Limit;
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Holding, Seen, Transfer};
 use zae_limiter_core::{Charges, Shortage};
@@ -369,4 +370,20 @@ fn a_block_that_comes_back_late_brings_no_more_than_is_missing() {
     asleep.renew(&mut table);
     let level = level(&table, &asleep);
     assert!((39..=40).contains(&level), "{level}: 60 less those 20");
+}
+
+/// What refills less than a token per thousand seconds is shared and leased like anything else.
+#[test]
+fn a_quota_that_hardly_refills_is_leased_in_blocks() {
+    let limit = Limit::custom("rps", 3_000, 1, secs(86_400)).expect("a limit");
+    for processes in [1, 2, 4] {
+        let new = |_| Desk::new(std::slice::from_ref(&limit));
+        let (mut desks, mut table) = ((0..processes).map(new).collect::<Vec<_>>(), None);
+        // Half of it, at a hundred per second and process.
+        let length = Duration::from_secs(15) / processes;
+        let admitted: u64 = overload(&mut desks, &mut table, length).iter().sum();
+        let writes: u32 = desks.iter().map(|desk| desk.writes).sum();
+        assert_eq!(admitted, 1_500);
+        assert!(writes <= 45, "{writes} by {processes}");
+    }
 }

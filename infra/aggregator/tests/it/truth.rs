@@ -11,7 +11,7 @@ use serde_dynamo::AttributeValue;
 use zae_limiter::breaker::Breaker;
 use zae_limiter::reconciler::{Action, Machine};
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
-use zae_limiter::strict::{BucketPayment, Change, Next};
+use zae_limiter::strict::{BucketPayment, Change, Due, Next};
 use zae_limiter_aggregator::{
     Added, Addition, Aggregator, Item, Record, SnapshotError, SnapshotKey, SnapshotStore,
 };
@@ -291,8 +291,8 @@ impl World {
         change: Change,
         charges: &Charges,
     ) -> bool {
-        let (limits, bucket) = (self.limits.clone(), bucket.clone());
-        let mut payment = BucketPayment::new(&self.clock, change, bucket, limits, charges.clone());
+        let due = Due::new(bucket.clone(), self.limits.clone(), charges.clone());
+        let mut payment = BucketPayment::new(&self.clock, change, due);
         loop {
             match payment.next(&self.clock) {
                 Next::Write(bucket, write) => {
