@@ -130,12 +130,6 @@ impl Account {
         self.demand.learn_request(tokens);
     }
 
-    /// Whoever waits is woken, and looks for himself.
-    pub(crate) fn wake(&mut self) {
-        self.wanted = 0;
-        self.woken += std::mem::take(&mut self.waiting);
-    }
-
     /// The demand per second that counts beside that of others, in thousandths, as the table keeps
     /// it: nobody can have more than all.
     #[allow(clippy::cast_possible_truncation)]
@@ -209,6 +203,14 @@ impl Books {
             self.accounts.resize_with(slot + 1, Account::default);
         }
         &mut self.accounts[slot]
+    }
+
+    /// Whoever waits is woken, and looks for himself.
+    pub(crate) fn wake(&mut self) {
+        for account in &mut self.accounts {
+            account.wanted = 0;
+            account.woken += std::mem::take(&mut account.waiting);
+        }
     }
 
     /// Whether everything is done that the table is to be told of, but for what was spent.

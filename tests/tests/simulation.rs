@@ -131,10 +131,10 @@ fn quiet(seed: u64) -> Scenario {
 #[test]
 fn fleets_that_once_were_slow_recover() {
     let all = |seed| Scenario::random(seed, REQUESTS);
-    let fleets = [2100, 2183, 3380, 3775, 4928].map(plain);
+    let fleets = [1611, 2100, 2183, 3380, 3775, 4928].map(plain);
     for scenario in fleets
         .into_iter()
-        .chain([58, 349, 1574, 2660, 7440].map(all))
+        .chain([58, 318, 349, 1574, 2660, 5373, 7440].map(all))
     {
         let recovery = scenario.run().recovery.expect("it is measured");
         assert!(recovery.is_well(), "seed {}: {recovery:?}", scenario.seed);
@@ -171,7 +171,7 @@ fn fleets_recover_within_two_renewal_periods() {
         );
     };
     assert_recovery("outages, crashes and freezes", &plain, 0.0);
-    assert_recovery("all faults and changes", &all, 0.005);
+    assert_recovery("all faults and changes", &all, 0.0);
     assert_recovery("no faults", &quiet, 0.0);
     assert_recovery("a change of load", &changing, 0.005);
 }

@@ -228,7 +228,8 @@ impl Bucket {
     }
 
     /// Gives tokens of an earlier charge, by the order of `limits`, back: to the block that paid
-    /// if it is still the same, to the table with the next renewal otherwise.
+    /// if it is still the same, to the table with the next renewal otherwise. Whoever waits is to be
+    /// woken, and asks again.
     ///
     /// Returns whether the reconciler is to be told.
     pub fn give_back(
@@ -249,6 +250,7 @@ impl Bucket {
             .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
             .collect();
         let active = state.active();
+        active.books.wake();
         let same = Some(active.generation) == generation && now < active.expires_at;
         for (slot, tokens) in slots {
             let s = &mut active.slots[slot];

@@ -128,7 +128,8 @@ impl Bucket {
         end(&mut state, step, now, settings)
     }
 
-    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next.
+    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next. Whoever waits
+    /// is to be woken, and asks again.
     pub fn complete(
         &self,
         clock: &Clock,
@@ -147,8 +148,11 @@ impl Bucket {
         active.expires_tick = clock.tick_before(active.expires_at);
         let settings = active.stretched(settings);
         let step = if again && why != Why::Suspended {
-            active.plan(now, &settings, why)
+            let step = active.plan(now, &settings, why);
+            active.books.wake();
+            step
         } else {
+            active.books.wake();
             active.check(now, &settings, why)
         };
         end(&mut state, step, now, &settings)

@@ -155,7 +155,6 @@ impl Active {
             let scheduled = f.grant.scheduled.min(held);
             account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
             slot.stock = held - scheduled;
-            account.wake();
             slot.low_water = if scheduled > 0 || f.grant.short {
                 0
             } else {
@@ -213,10 +212,6 @@ impl Active {
             } else {
                 self.slots[at].stock += f.surplus;
             }
-            if f.wanted > 0 {
-                account.wanted += f.wanted;
-                account.wanted_least = f.wanted_least;
-            }
         }
     }
 
@@ -248,8 +243,8 @@ impl Active {
         books.trouble = reason;
         books.failures += 1;
         books.unavailable_until = now.monotonic.after(pause);
+        // They are told, and do not ask again.
         for account in &mut books.accounts {
-            account.wanted = 0;
             account.waiting = 0;
         }
     }

@@ -13,6 +13,9 @@ use crate::{MonotonicTime, Ticks};
 
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
 const ALONE_PERIODS: f64 = 1.2;
+/// How many renewal periods of refill may be reserved there: where it is more, nobody has a reason to
+/// write.
+const ALONE_RESERVED: f64 = 1.0;
 /// The share of such a bucket that it takes at least. The rest is for strict processes: who is
 /// refused does not write.
 const ALONE_SHARE_MIN: f64 = 0.8;
@@ -98,17 +101,18 @@ impl Active {
         // the others have died, or need nothing.
         let company = self.books.seen_at.since(self.books.company_at);
         let period = settings.renewal.mul_f64(ALONE_PERIODS);
-        let alone = company >= period.max(settings.lease_ttl / 5);
+        let since = now.monotonic.since(self.books.seen_at);
+        // As it stood when it was seen: what flowed in since then and what the others took met
+        // in the bucket, so only the difference can have overflowed.
+        let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
+        let worthwhile = -level < ALONE_RESERVED * rate * settings.renewal.as_secs_f64();
+        let alone = worthwhile && company >= period.max(settings.lease_ttl / 5);
         let fleet = if alone {
             fleet.min(claim / ALONE_SHARE_MIN)
         } else {
             fleet
         };
         let fleet = fleet.min(account.fleet_max.unwrap_or(f64::MAX)).max(claim);
-        let since = now.monotonic.since(self.books.seen_at);
-        // As it stood when it was seen: what flowed in since then and what the others took met
-        // in the bucket, so only the difference can have overflowed.
-        let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
         // The others went on taking since the bucket was last seen.
         let others = (fleet - claim).min(rate * (1.0 - claim / fleet.max(1e-9)));
         let since = since.as_secs_f64();
@@ -262,7 +266,6 @@ impl Active {
             }
             let account = self.books.account(at);
             let cancelled = account.schedule.cancel(flight.surplus);
-            account.wanted = 0;
             let slot = &mut self.slots[at];
             if !Sabotage::ReturnForgotten.is_planted() {
                 slot.stock -= (flight.surplus - cancelled).min(slot.stock);
@@ -355,7 +358,7 @@ mod tests {
             hands.advance(settings.renewal);
             for _ in 0..(if round < 5 { 1 } else { 20 }) {
                 bucket.want(&request);
-                bucket.lock().active().books.account(0).wake();
+                bucket.lock().active().books.wake();
             }
             let mut state = bucket.lock();
             let active = state.active();

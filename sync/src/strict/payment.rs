@@ -433,17 +433,15 @@ impl Payment {
     /// See the example of [`Payment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> Option<BucketRef> {
         let (at, payment) = self.current.as_mut()?;
-        let tell = payment.done(clock, outcome);
+        let at = *at;
         let mut buckets = self.dues.iter().map(|due| &due.bucket).enumerate();
-        // Also of the one that is not reached, because the other has refused.
-        let told = |(other, bucket): &(usize, &BucketRef)| {
-            if other == at {
-                tell
-            } else {
-                bucket.is_to_tell(clock)
-            }
+        let bucket = if payment.done(clock, outcome) {
+            buckets.nth(at)
+        } else {
+            // Also of the one that is not reached, because the other has refused.
+            buckets.find(|(other, bucket)| *other != at && bucket.is_to_tell(clock))
         };
-        buckets.find(told).map(|(_, bucket)| bucket.clone())
+        bucket.map(|(_, bucket)| bucket.clone())
     }
 
     /// Nobody waits for the payment any more: what was paid is to be given back. Go on with

@@ -166,5 +166,8 @@ impl World<'_> {
                 format!("{what} {tokens:?} of bucket {bucket}, generation {generation}")
             });
         self.settle(process, bucket, false);
+        if !more {
+            self.ring(process, bucket);
+        }
     }
 }

@@ -21,16 +21,27 @@ pub(super) struct Measure {
     /// says and what processes owe to it: debts count, tokens do not, for they may be out in
     /// blocks.
     ideal: Vec<[Option<IdealBucket>; NAMES.len()]>,
-    /// What it would have admitted, by child.
-    allowed: Vec<u64>,
+    /// What it would have admitted, by child and limit.
+    allowed: Vec<[u64; NAMES.len()]>,
+    /// How often it would have refused because of a limit: one may be used up long before the other,
+    /// and what is admitted of that is a matter of what callers ask for beside it.
+    lacking: [u64; NAMES.len()],
+    /// Which bucket a child shares with others: its parent's, or its own.
+    shares: Vec<usize>,
     /// What was asked for and admitted, by process and child.
     tallies: Vec<Vec<Tally>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
-    demanded: u64,
-    admitted: u64,
+    demanded: [u64; NAMES.len()],
+    admitted: [u64; NAMES.len()],
+}
+
+fn add(sums: &mut [u64; NAMES.len()], tokens: [u64; NAMES.len()]) {
+    for (sum, tokens) in sums.iter_mut().zip(tokens) {
+        *sum += tokens;
+    }
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -66,10 +77,16 @@ impl Measure {
             }
             ideal
         };
+        let shares = |child: usize| match world.parents[child] {
+            Some(parent) if world.scenario.cascade > 0 => parent,
+            _ => child,
+        };
         Self {
             since: world.now,
             ideal: world.items.iter().enumerate().map(of).collect(),
-            allowed: vec![0; world.scenario.children],
+            allowed: vec![[0; NAMES.len()]; world.scenario.children],
+            lacking: [0; NAMES.len()],
+            shares: (0..world.scenario.children).map(shares).collect(),
             tallies: vec![
                 vec![Tally::default(); world.scenario.children];
                 world.scenario.processes
@@ -86,18 +103,22 @@ impl Measure {
         let Some(measure) = world.measure.as_mut().filter(|m| m.counts(caller)) else {
             return;
         };
-        let tokens: u64 = caller.tokens.iter().sum();
-        measure.tallies[caller.process][caller.child].demanded += tokens;
+        let tally = &mut measure.tallies[caller.process][caller.child];
+        add(&mut tally.demanded, caller.tokens);
         let mut has = true;
         for bucket in caller.buckets() {
-            for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(caller.tokens) {
-                has &= ideal.as_mut().is_none_or(|ideal| ideal.has(now, tokens));
+            let limits = measure.ideal[bucket].iter_mut().zip(caller.tokens);
+            for ((ideal, tokens), lacking) in limits.zip(&mut measure.lacking) {
+                if !ideal.as_mut().is_none_or(|ideal| ideal.has(now, tokens)) {
+                    has = false;
+                    *lacking += 1;
+                }
             }
         }
         if !has {
             return;
         }
-        measure.allowed[caller.child] += tokens;
+        add(&mut measure.allowed[caller.child], caller.tokens);
         for bucket in caller.buckets() {
             for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(caller.tokens) {
                 if let Some(ideal) = ideal {
@@ -125,33 +146,46 @@ impl Measure {
     pub(super) fn admitted(world: &mut World<'_>, caller: &Caller) {
         if let Some(measure) = world.measure.as_mut().filter(|m| m.counts(caller)) {
             let tally = &mut measure.tallies[caller.process][caller.child];
-            tally.admitted += caller.tokens.iter().sum::<u64>();
+            add(&mut tally.admitted, caller.tokens);
         }
     }
 
+    /// In tokens of the limit that is used up the most.
     pub(super) fn recovery(&self) -> Recovery {
-        // Not all processes ask for the same children, of which some may have less than others. One
-        // bucket that knows everything is no measure either: of those who come at regular times it
-        // serves the same ones always.
-        let of_allowed = |child: usize| {
-            let demanded = self.tallies.iter().map(|tallies| tallies[child].demanded);
-            self.allowed[child] as f64 / demanded.sum::<u64>() as f64
+        let limits = 0..NAMES.len();
+        let limit = limits.rev().max_by_key(|limit| self.lacking[*limit]);
+        let limit = limit.unwrap_or_default();
+        let admitted = self.tallies.iter().flatten().map(|t| t.admitted[limit]);
+        // Not all processes ask for the same children, of which some may have less than others:
+        // because of their own bucket, or because of one that they share. One bucket that knows
+        // everything is no measure either: of those who come at regular times it serves the same
+        // ones always.
+        let of_allowed = |is_one: &dyn Fn(usize) -> bool| {
+            let children = || (0..self.allowed.len()).filter(|child| is_one(*child));
+            let demanded =
+                |child: usize| self.tallies.iter().map(move |t| t[child].demanded[limit]);
+            let allowed: u64 = children().map(|child| self.allowed[child][limit]).sum();
+            allowed as f64 / children().flat_map(demanded).sum::<u64>() as f64
         };
+        let of_child = |child| of_allowed(&|other| other == child);
+        let of_shared = |child| of_allowed(&|other| self.shares[other] == self.shares[child]);
+        let weights: [&dyn Fn(usize) -> f64; 3] = [&|_| 1.0, &of_child, &of_shared];
+        let fairness = weights.map(|weight| self.fairness(limit, weight));
         Recovery {
-            admitted: self.tallies.iter().flatten().map(|t| t.admitted).sum(),
-            allowed: self.allowed.iter().sum(),
-            fairness: self.fairness(|_| 1.0).max(self.fairness(of_allowed)),
+            admitted: admitted.sum(),
+            allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
+            fairness: fairness.into_iter().fold(0.0, f64::max),
         }
     }
 
     /// Jain's index of what was admitted to each process, by what it asked for, where a child's
     /// tokens weigh as told. What nothing was allowed of is in debt, and counts for nobody.
-    fn fairness(&self, weight: impl Fn(usize) -> f64) -> f64 {
-        let open = || (0..self.allowed.len()).filter(|child| self.allowed[*child] > 0);
+    fn fairness(&self, limit: usize, weight: impl Fn(usize) -> f64) -> f64 {
+        let open = || (0..self.allowed.len()).filter(|child| self.allowed[*child][limit] > 0);
         let share = |tallies: &Vec<Tally>| {
-            let entitled = open().map(|child| tallies[child].demanded as f64 * weight(child));
-            let entitled: f64 = entitled.sum();
-            let admitted: u64 = open().map(|child| tallies[child].admitted).sum();
+            let entitled = |child: usize| tallies[child].demanded[limit] as f64 * weight(child);
+            let entitled: f64 = open().map(entitled).sum();
+            let admitted: u64 = open().map(|child| tallies[child].admitted[limit]).sum();
             (entitled > 0.0).then(|| admitted as f64 / entitled)
         };
         let shares: Vec<f64> = self.tallies.iter().filter_map(share).collect();
@@ -180,5 +214,55 @@ impl Scenario {
         let plenty = |limit: &Limit| share(limit.tokens_per_second()) >= 3.0;
         let asked = self.recovery.per_second * renewal / (self.processes * self.children) as f64;
         limits.iter().all(plenty) && asked >= 3.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first limit is the one that is used up; a process's row is what it asked for and had of
+    /// each child.
+    fn recovery(allowed: &[u64], shares: &[usize], rows: &[&[(u64, u64)]]) -> Recovery {
+        let tally = |&(demanded, admitted): &(u64, u64)| Tally {
+            demanded: [demanded, 0],
+            admitted: [admitted, 0],
+        };
+        let measure = Measure {
+            since: 0,
+            ideal: Vec::new(),
+            allowed: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
+            lacking: [1, 0],
+            shares: shares.to_vec(),
+            tallies: rows
+                .iter()
+                .map(|row| row.iter().map(tally).collect())
+                .collect(),
+        };
+        measure.recovery()
+    }
+
+    #[test]
+    fn who_has_nothing_of_what_others_have_starves() {
+        let recovery = recovery(&[100], &[0], &[&[(100, 100)], &[(100, 0)]]);
+        assert!(!recovery.is_well() && recovery.fairness < 0.51);
+    }
+
+    #[test]
+    fn who_has_less_than_is_allowed_is_not_well() {
+        let rows: [&[_]; 2] = [&[(100, 48)], &[(100, 48)]];
+        assert!(!recovery(&[100], &[0], &rows).is_well());
+    }
+
+    #[test]
+    fn who_shares_a_parent_has_less_than_who_does_not() {
+        let rows: [&[_]; 3] = [
+            &[(100, 50), (0, 0), (0, 0)],
+            &[(0, 0), (100, 50), (0, 0)],
+            &[(0, 0), (0, 0), (100, 100)],
+        ];
+        // Of those who share it, one bucket that knows everything would have served only one.
+        assert!(recovery(&[90, 10, 100], &[3, 3, 2], &rows).is_well());
+        assert!(!recovery(&[90, 10, 100], &[0, 1, 2], &rows).is_well());
     }
 }

@@ -23,7 +23,7 @@ use super::trace::Trace;
 use crate::fleet::{Demand, OVERSLEPT};
 
 /// How many renewal periods are waited for debts to be paid, at most.
-const DEBT_PERIODS_MAX: u64 = 100;
+const DEBT_PERIODS_MAX: u64 = 1_000;
 
 /// What happens at some time. What happens at the same time happens in the order in which it was
 /// decided.

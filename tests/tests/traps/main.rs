@@ -83,6 +83,8 @@
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
 //! | who is refused in strict mode is not heard | `mixed::who_is_refused_in_strict_mode_is_heard`, `mixed::what_the_child_refuses_is_asked_of_the_parent_too` |
 //! | strict writes under way at once tell the same twice, or what they were to tell is lost | `mixed::strict_acquires_that_overlap_tell_of_all_that_was_asked_for` |
+//! | who waits counts once more at every write that brought nothing | `sharing::who_waits_again_and_again_wants_it_once` |
+//! | who waits for what is reserved takes himself to be alone, and then all | `sharing::who_waits_with_others_is_not_alone` |
 //! | a limit of some tokens per day costs a write per token | `sharing::a_quota_that_hardly_refills_is_leased_in_blocks` |
 //! | what is to overflow does so once for each process that has seen it | `sharing::what_has_overflowed_does_not_overflow_once_more` |
 //! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |

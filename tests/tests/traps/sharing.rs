@@ -110,6 +110,23 @@ fn who_is_left_with_others_does_not_share_with_the_dead() {
     assert!(left.iter().sum::<u64>() >= 600, "{left:?} of 800");
 }
 
+/// Where all is reserved for a while nobody writes: not because nobody is there.
+#[test]
+fn who_waits_with_others_is_not_alone() {
+    let new = || Desk::new(&[limit(50, 10)]);
+    let (mut desks, mut table) = (vec![new(), new()], None);
+    desks[1].pass(&mut table, Duration::from_millis(250));
+    overload(&mut desks, &mut table, secs(10));
+    let mut third = new();
+    third.hands.advance(secs(10));
+    (third.bucket).charge_anyway(&third.clock, &third.limits[0], 80);
+    third.renew(&mut table);
+    for _ in 0..8 {
+        let shared = overload(&mut desks, &mut table, secs(1));
+        assert!(shared.iter().all(|share| *share <= 35), "{shared:?} of 50");
+    }
+}
+
 /// What the table's entry says the fleet asks for per second.
 pub(super) fn demand(table: &Option<BucketItem>) -> i64 {
     let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);
@@ -243,6 +260,33 @@ fn who_was_throttled_is_back_within_two_renewal_periods() {
     }
     desk.pass(&mut table, secs(2));
     assert!(table.is_some(), "it has not written");
+}
+
+/// Who is woken to hear that nothing came of it waits once more, and not for twice as much.
+#[test]
+fn who_waits_again_and_again_wants_it_once() {
+    for end in [End::Throttled, End::Answered] {
+        let (mut desk, mut table) = (Desk::new(&[limit(1_000, 1_000)]), None);
+        let mut rival = Desk::new(&[limit(1_000, 1_000)]);
+        let wanted = |desk: &mut Desk| {
+            let plan = desk.look().expect("somebody waits");
+            (plan.moved[0].map_or(0, |moved| moved.debit), plan)
+        };
+        desk.take(100).expect_err("a miss");
+        let (first, mut plan) = wanted(&mut desk);
+        for _ in 0..5 {
+            // Somebody else was there first, or the table takes no more.
+            let _ = rival.acquire(&mut table, 1);
+            rival.hands.advance(secs(30));
+            let next = desk.end(&mut table, &plan, end);
+            desk.take(100).expect_err("a miss");
+            desk.hands.advance(secs(2));
+            plan = next.unwrap_or_else(|| wanted(&mut desk).1);
+        }
+        let last = plan.moved[0].map_or(0, |moved| moved.debit);
+        // That, and what a process has in hand that asks for so much time and again.
+        assert!(last <= 4 * first, "{end:?}: {first}, then {last}");
+    }
 }
 
 #[test]
