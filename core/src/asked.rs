@@ -135,7 +135,7 @@ impl Account {
         let during = now.since(since);
         // Nobody's demand counts for more than the whole limit, in both modes together.
         let rest = limit.tokens_per_second() - self.claim(limit);
-        let all = (rest * during.as_secs_f64()).ceil() as u64;
+        let all = (rest * during.as_secs_f64()).ceil().max(1.0) as u64;
         Some(Asked {
             tokens: std::mem::take(&mut self.asked).min(all.max(charged)),
             since,

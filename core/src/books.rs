@@ -63,6 +63,7 @@ pub(crate) struct Account {
     pub(crate) taken_back: u64,
     /// Held under terms that no longer apply: to be credited.
     pub(crate) recalled: u64,
+    /// What callers wait for since they were last woken, also while a write is on its way for it.
     pub(crate) wanted: u64,
     pub(crate) wanted_least: u64,
     pub(crate) demand: Demand,
@@ -209,6 +210,7 @@ impl Books {
     pub(crate) fn wake(&mut self) {
         for account in &mut self.accounts {
             account.wanted = 0;
+            account.wanted_least = 0;
             account.woken += std::mem::take(&mut account.waiting);
         }
     }

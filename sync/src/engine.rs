@@ -202,6 +202,7 @@ impl Engine {
 
     /// Wakes everybody who waits for tokens of the bucket.
     pub(crate) fn wake(&self, bucket: &Arc<Bucket>) {
+        bucket.wake();
         self.waiting_for(bucket).notify_waiters();
     }
 

@@ -228,8 +228,7 @@ impl Bucket {
     }
 
     /// Gives tokens of an earlier charge, by the order of `limits`, back: to the block that paid
-    /// if it is still the same, to the table with the next renewal otherwise. Whoever waits is to be
-    /// woken, and asks again.
+    /// if it is still the same, to the table with the next renewal otherwise.
     ///
     /// Returns whether the reconciler is to be told.
     pub fn give_back(
@@ -250,7 +249,6 @@ impl Bucket {
             .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
             .collect();
         let active = state.active();
-        active.books.wake();
         let same = Some(active.generation) == generation && now < active.expires_at;
         for (slot, tokens) in slots {
             let s = &mut active.slots[slot];
@@ -279,6 +277,13 @@ impl Bucket {
             active.books.account(slot as usize).want(tokens, ahead);
         }
         state.ask_for_a_look()
+    }
+
+    /// All who wait are about to be woken: each looks for himself, and [wants](Self::want) anew.
+    pub fn wake(&self) {
+        if let Some(active) = self.lock().active.as_deref_mut() {
+            active.books.wake();
+        }
     }
 
     /// Registers what a caller asked for in vain who does not wait: that is demand as well, and

@@ -147,14 +147,9 @@ impl Bucket {
         let again = active.complete(now, settings, outcome);
         active.expires_tick = clock.tick_before(active.expires_at);
         let settings = active.stretched(settings);
-        let step = if again && why != Why::Suspended {
-            let step = active.plan(now, &settings, why);
-            active.books.wake();
-            step
-        } else {
-            active.books.wake();
-            active.check(now, &settings, why)
-        };
+        let replanned = (again && why != Why::Suspended).then(|| active.plan(now, &settings, why));
+        active.books.wake();
+        let step = replanned.unwrap_or_else(|| active.check(now, &settings, why));
         end(&mut state, step, now, &settings)
     }
 

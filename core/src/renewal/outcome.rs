@@ -182,7 +182,11 @@ impl Active {
                 MonotonicTime::ZERO
             };
             let nothing_at_all = f.grant.scheduled > 0 || situation.level < 1.0;
-            slot.denied_from = if nothing_at_all { 1 } else { f.wanted_least };
+            slot.denied_from = if nothing_at_all {
+                1
+            } else {
+                f.wanted_least.max(1)
+            };
         }
         for (at, f) in flight.slots.iter().enumerate() {
             if f.outdated {

@@ -14,7 +14,7 @@ use crate::{MonotonicTime, Ticks};
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
 const ALONE_PERIODS: f64 = 1.2;
 /// How many renewal periods of refill may be reserved there: where it is more, nobody has a reason to
-/// write.
+/// write before that has flowed in.
 const ALONE_RESERVED: f64 = 1.0;
 /// The share of such a bucket that it takes at least. The rest is for strict processes: who is
 /// refused does not write.
@@ -105,8 +105,12 @@ impl Active {
         // As it stood when it was seen: what flowed in since then and what the others took met
         // in the bucket, so only the difference can have overflowed.
         let level = plan::level(seen, now.wall.before(since), limit) as f64 / terms.token() as f64;
-        let worthwhile = -level < ALONE_RESERVED * rate * settings.renewal.as_secs_f64();
-        let alone = worthwhile && company >= period.max(settings.lease_ttl / 5);
+        let mut quiet = period.max(settings.lease_ttl / 5).as_secs_f64();
+        let reserved = (-level).max(0.0) / rate;
+        if reserved > ALONE_RESERVED * settings.renewal.as_secs_f64() {
+            quiet += reserved;
+        }
+        let alone = company.as_secs_f64() >= quiet;
         let fleet = if alone {
             fleet.min(claim / ALONE_SHARE_MIN)
         } else {

@@ -207,6 +207,7 @@ impl World<'_> {
         let Some(seat) = &mut self.processes[process].seats[bucket] else {
             return;
         };
+        seat.bucket.wake();
         for (number, wait) in std::mem::take(&mut seat.waiting) {
             // A caller who waits for two buckets has been woken by the other, perhaps.
             if self.callers.get(number).is_some_and(|c| c.wait == wait) {

@@ -212,6 +212,8 @@ impl World<'_> {
                 payment.done(&p.clock, outcome).then_some(known).flatten()
             }
         };
+        let credited =
+            matches!(paying.what, What::Correction(..)) && net.iter().any(|net| *net < 0);
         let after = p.holds(bucket);
         let entry = match paying.net.iter().position(|(known, _)| *known == bucket) {
             Some(at) => at,
@@ -233,6 +235,9 @@ impl World<'_> {
             format!("payment {number} has debited {net:?} of bucket {bucket}")
         });
         self.settle(process, bucket, false);
+        if credited {
+            self.ring(process, bucket);
+        }
         self.pay_on(number);
         self.mind_breaker(process);
         self.sleep(process);
