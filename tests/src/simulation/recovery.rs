@@ -160,21 +160,19 @@ impl Measure {
         // because of their own bucket, or because of one that they share. One bucket that knows
         // everything is no measure either: of those who come at regular times it serves the same
         // ones always.
-        let of_allowed = |is_one: &dyn Fn(usize) -> bool| {
-            let children = || (0..self.allowed.len()).filter(|child| is_one(*child));
+        let of_allowed = |child: usize| {
+            let shared = self.shares[child];
+            let children = || (0..self.allowed.len()).filter(move |at| self.shares[*at] == shared);
             let demanded =
                 |child: usize| self.tallies.iter().map(move |t| t[child].demanded[limit]);
             let allowed: u64 = children().map(|child| self.allowed[child][limit]).sum();
             allowed as f64 / children().flat_map(demanded).sum::<u64>() as f64
         };
-        let of_child = |child| of_allowed(&|other| other == child);
-        let of_shared = |child| of_allowed(&|other| self.shares[other] == self.shares[child]);
-        let weights: [&dyn Fn(usize) -> f64; 3] = [&|_| 1.0, &of_child, &of_shared];
-        let fairness = weights.map(|weight| self.fairness(limit, weight));
+        let fairness = self.fairness(limit, |_| 1.0);
         Recovery {
             admitted: admitted.sum(),
             allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
-            fairness: fairness.into_iter().fold(0.0, f64::max),
+            fairness: fairness.max(self.fairness(limit, of_allowed)),
         }
     }
 
