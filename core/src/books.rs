@@ -224,13 +224,29 @@ impl Books {
         self.flight.is_some()
     }
 
-    /// What the bucket was found as, or was left as by so many writes of this process.
-    pub(crate) fn saw(&mut self, now: MonotonicTime, item: Option<BucketItem>, writes: u64) {
+    /// What the bucket was found as, or was left as by so many writes of this process. Returns whether
+    /// it has been made again since it was last seen: then it does not know what was entered before.
+    pub(crate) fn saw(
+        &mut self,
+        now: MonotonicTime,
+        item: Option<BucketItem>,
+        writes: u64,
+    ) -> bool {
         let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
-        if sequence(item.as_ref()) > sequence(self.seen.item()).saturating_add(writes) {
+        let since = sequence(item.as_ref()).saturating_sub(sequence(self.seen.item()));
+        if since > writes {
             self.company_at = now;
+        }
+        // Numbers begin with the microsecond in which the item is made, and go up by one per write.
+        let elapsed = now.since(self.seen_at).as_micros();
+        let again = self.seen.item().is_some() && u128::from(since) > elapsed + u128::from(writes);
+        if again {
+            for account in &mut self.accounts {
+                account.entered = None;
+            }
         }
         self.seen = item.into();
         self.seen_at = now;
+        again
     }
 }

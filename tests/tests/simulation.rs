@@ -141,8 +141,6 @@ fn fleets_that_once_were_slow_recover() {
     }
 }
 
-/// Shares of three requests per renewal period are the smallest that are measured: now and then one
-/// of those falls short, by single requests.
 #[test]
 fn fleets_recover_within_two_renewal_periods() {
     let all = |seed| Scenario::random(seed, REQUESTS);

@@ -28,7 +28,7 @@ impl Active {
         settings: &RenewalSettings,
         outcome: Outcome,
     ) -> bool {
-        let Some(flight) = self.books.flight.take() else {
+        let Some(mut flight) = self.books.flight.take() else {
             return false;
         };
         let applied = matches!(outcome, Outcome::Applied(_) | Outcome::Unknown(_));
@@ -46,7 +46,12 @@ impl Active {
                     self.recall_converted();
                 }
                 let books = &mut self.books;
-                books.saw(now.monotonic, Some(item), 1);
+                let before: SmallVec<[_; 2]> = books.accounts.iter().map(|a| a.entered).collect();
+                if books.saw(now.monotonic, Some(item), 1) {
+                    for (f, before) in flight.slots.iter_mut().zip(before) {
+                        f.entry = f.entry.map(|entry| entry.beside(before));
+                    }
+                }
                 books.failures = 0;
                 books.throttled /= 2;
                 books.unavailable_until = MonotonicTime::ZERO;

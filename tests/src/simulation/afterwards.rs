@@ -9,6 +9,7 @@ use super::acquire::Caller;
 use super::random::NAMES;
 use super::recovery::Measure;
 use super::report::Fault;
+use super::scenario::Nanos;
 use super::world::{Event, World};
 
 /// Who paid for a part of a lease.
@@ -28,6 +29,8 @@ pub(super) struct Lease {
     payers: [Option<Payer>; 2],
     limits: Arc<[Limit]>,
     end: End,
+    /// When that is.
+    pub(super) at: Nanos,
 }
 
 /// What becomes of a lease.
@@ -70,15 +73,17 @@ impl World<'_> {
                 (expires - self.now + around).saturating_sub(scenario.latency)
             }
         };
+        let at = self.now + after;
         let lease = Lease {
             caller: *caller,
             incarnation: p.incarnation,
             payers,
             limits: scenario.limits[caller.version].clone(),
             end,
+            at,
         };
         let number = self.leases.insert(lease);
-        self.plan(self.now + after, Event::Afterwards(caller.process, number));
+        self.plan(at, Event::Afterwards(caller.process, number));
     }
 
     pub(super) fn afterwards(&mut self, number: usize) {

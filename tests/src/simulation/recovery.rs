@@ -1,5 +1,6 @@
 //! Whether a fleet is well again after its last fault: what it admits, of what could be.
 
+use std::iter::zip;
 use std::time::Duration;
 
 use zae_limiter::Limit;
@@ -11,12 +12,22 @@ use super::random::NAMES;
 use super::report::Recovery;
 use super::scenario::{Nanos, Scenario};
 use super::world::World;
-use crate::fleet::IdealBucket;
+use crate::fleet::{Arrivals, IdealBucket};
+
+/// A process's share of so few requests per renewal period is measured by what chance leaves of it.
+const FEW_REQUESTS: f64 = 8.0;
+/// For how many renewal periods a fleet is measured, at least and at most.
+const MEASURED_PERIODS: f64 = 12.0;
+const MEASURED_PERIODS_MAX: f64 = 100.0;
+/// And for how many requests.
+const MEASURED_REQUESTS: f64 = 600.0;
 
 /// What is measured since the fleet is expected to be well.
 #[derive(Debug)]
 pub(super) struct Measure {
     since: Nanos,
+    /// Until when requests count; they may be answered later.
+    until: Nanos,
     /// What a limiter that knows everything at once would have, beginning with what the table
     /// says and what processes owe to it: debts count, tokens do not, for they may be out in
     /// blocks.
@@ -28,6 +39,9 @@ pub(super) struct Measure {
     lacking: [u64; NAMES.len()],
     /// Which bucket a child shares with others: its parent's, or its own.
     shares: Vec<usize>,
+    /// Which processes are served in the order in which they come, and come in the same order always:
+    /// those have their share together.
+    in_turn: Vec<bool>,
     /// What was asked for and admitted, by process and child.
     tallies: Vec<Vec<Tally>>,
 }
@@ -69,10 +83,9 @@ impl Measure {
         let of = |(bucket, item): (usize, &Option<BucketItem>)| {
             let mut ideal = [None, None];
             for (slot, (limit, ideal)) in limits.iter().zip(&mut ideal).enumerate() {
-                let debts = world.processes.iter().map(|p| p.holds(bucket)[slot].min(0));
-                let debts: i128 = debts.sum();
+                let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
                 let level = plan::level(item.as_ref(), wall, limit);
-                let level = (level + debts * limit.terms().token()).min(0);
+                let level = (level + held * limit.terms().token()).min(0);
                 *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
             }
             ideal
@@ -81,12 +94,16 @@ impl Measure {
             Some(parent) if world.scenario.cascade > 0 => parent,
             _ => child,
         };
+        let regular = world.scenario.recovery.arrivals == Arrivals::Regular;
+        let in_turn = |strict: &u32| regular && *strict == 1_000;
         Self {
             since: world.now,
+            until: world.now + world.scenario.measured_for(),
             ideal: world.items.iter().enumerate().map(of).collect(),
             allowed: vec![[0; NAMES.len()]; world.scenario.children],
             lacking: [0; NAMES.len()],
             shares: (0..world.scenario.children).map(shares).collect(),
+            in_turn: world.scenario.strict.iter().map(in_turn).collect(),
             tallies: vec![
                 vec![Tally::default(); world.scenario.children];
                 world.scenario.processes
@@ -95,7 +112,7 @@ impl Measure {
     }
 
     fn counts(&self, caller: &Caller) -> bool {
-        caller.sent >= self.since
+        (self.since..self.until).contains(&caller.sent)
     }
 
     pub(super) fn arrive(world: &mut World<'_>, caller: &Caller) {
@@ -151,7 +168,7 @@ impl Measure {
     }
 
     /// In tokens of the limit that is used up the most.
-    pub(super) fn recovery(&self) -> Recovery {
+    pub(super) fn recovery(&self, promised: f64) -> Recovery {
         let limits = 0..NAMES.len();
         let limit = limits.rev().max_by_key(|limit| self.lacking[*limit]);
         let limit = limit.unwrap_or_default();
@@ -173,6 +190,7 @@ impl Measure {
             admitted: admitted.sum(),
             allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
             fairness: fairness.max(self.fairness(limit, of_allowed)),
+            promised,
         }
     }
 
@@ -180,13 +198,21 @@ impl Measure {
     /// tokens weigh as told. What nothing was allowed of is in debt, and counts for nobody.
     fn fairness(&self, limit: usize, weight: impl Fn(usize) -> f64) -> f64 {
         let open = || (0..self.allowed.len()).filter(|child| self.allowed[*child][limit] > 0);
-        let share = |tallies: &Vec<Tally>| {
+        let sums = |tallies: &Vec<Tally>| {
             let entitled = |child: usize| tallies[child].demanded[limit] as f64 * weight(child);
-            let entitled: f64 = open().map(entitled).sum();
-            let admitted: u64 = open().map(|child| tallies[child].admitted[limit]).sum();
-            (entitled > 0.0).then(|| admitted as f64 / entitled)
+            let admitted = |child: usize| tallies[child].admitted[limit];
+            let admitted: u64 = open().map(admitted).sum();
+            (admitted as f64, open().map(entitled).sum::<f64>())
         };
-        let shares: Vec<f64> = self.tallies.iter().filter_map(share).collect();
+        let mut sums: Vec<_> = self.tallies.iter().map(sums).collect();
+        let in_turn = || zip(&self.in_turn, 0..).filter_map(|(in_turn, at)| in_turn.then_some(at));
+        let add = |a: (f64, f64), b: (f64, f64)| (a.0 + b.0, a.1 + b.1);
+        let together = in_turn().map(|at| sums[at]).fold((0.0, 0.0), add);
+        in_turn().for_each(|at| sums[at] = together);
+        let asked = sums.iter().filter(|(_, entitled)| *entitled > 0.0);
+        let shares: Vec<f64> = asked
+            .map(|(admitted, entitled)| admitted / entitled)
+            .collect();
         let sum: f64 = shares.iter().sum();
         let squares: f64 = shares.iter().map(|share| share * share).sum();
         if squares == 0.0 {
@@ -197,21 +223,50 @@ impl Measure {
 }
 
 impl Scenario {
-    /// Whether leased mode promises to serve what is asked for after the last fault: where a
-    /// process's share of a limit is fewer than three requests per renewal period, it does not
-    /// (README), and what cannot be asked for a few dozen times cannot be measured.
+    /// Which part of what is allowed a fleet is to admit after its last fault, by the requests per
+    /// renewal period that are a process's share of a limit: chance is all the more where they are
+    /// few, and of fewer than three nothing is promised (README).
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
-    pub fn promises_recovery(&self) -> bool {
-        let Some(limits) = self.limits.last() else {
-            return false;
-        };
+    pub fn promised_recovery(&self) -> Option<f64> {
         let renewal = self.renewal() as f64 / 1e9;
         let most = *self.recovery.tokens.end() as f64;
-        let share = |rate: f64| rate * renewal / self.processes as f64 / most;
-        let plenty = |limit: &Limit| share(limit.tokens_per_second()) >= 3.0;
+        let limits = self.limits.last()?.iter();
+        let rate = limits
+            .map(Limit::tokens_per_second)
+            .min_by(f64::total_cmp)?;
+        let share = rate * renewal / self.processes as f64 / most;
         let asked = self.recovery.per_second * renewal / (self.processes * self.children) as f64;
-        limits.iter().all(plenty) && asked >= 3.0
+        if share < 3.0 || asked < 3.0 {
+            None
+        } else if share < FEW_REQUESTS {
+            Some(0.9)
+        } else {
+            Some(0.97)
+        }
+    }
+
+    /// For how long a fleet is measured that is expected to be well: some renewal periods, and until
+    /// there were so many requests that three of a hundred are no chance.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )]
+    pub(super) fn measured_for(&self) -> Nanos {
+        let renewal = self.renewal() as f64 / 1e9;
+        let tokens = (1 + self.recovery.tokens.end()) as f64 / 2.0;
+        let limits = self
+            .limits
+            .last()
+            .into_iter()
+            .flat_map(|limits| limits.iter());
+        let allowed = limits.map(|limit| limit.tokens_per_second() / tokens * self.children as f64);
+        let per_second = allowed.fold(self.recovery.per_second, f64::min);
+        let periods = MEASURED_REQUESTS / (per_second * renewal);
+        let periods = periods.clamp(MEASURED_PERIODS, MEASURED_PERIODS_MAX);
+        periods.ceil() as u64 * self.renewal()
     }
 }
 
@@ -221,29 +276,47 @@ mod tests {
 
     /// The first limit is the one that is used up; a process's row is what it asked for and had of
     /// each child.
-    fn recovery(allowed: &[u64], shares: &[usize], rows: &[&[(u64, u64)]]) -> Recovery {
+    fn measure(allowed: &[u64], shares: &[usize], rows: &[&[(u64, u64)]]) -> Measure {
         let tally = |&(demanded, admitted): &(u64, u64)| Tally {
             demanded: [demanded, 0],
             admitted: [admitted, 0],
         };
-        let measure = Measure {
+        Measure {
             since: 0,
+            until: 0,
             ideal: Vec::new(),
             allowed: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
             lacking: [1, 0],
             shares: shares.to_vec(),
+            in_turn: vec![false; rows.len()],
             tallies: rows
                 .iter()
                 .map(|row| row.iter().map(tally).collect())
                 .collect(),
-        };
-        measure.recovery()
+        }
+    }
+
+    fn recovery(allowed: &[u64], shares: &[usize], rows: &[&[(u64, u64)]]) -> Recovery {
+        measure(allowed, shares, rows).recovery(0.97)
     }
 
     #[test]
     fn who_has_nothing_of_what_others_have_starves() {
         let recovery = recovery(&[100], &[0], &[&[(100, 100)], &[(100, 0)]]);
         assert!(!recovery.is_well() && recovery.fairness < 0.51);
+    }
+
+    #[test]
+    fn who_comes_after_others_always_has_his_share_with_them() {
+        let rows: [&[_]; 3] = [&[(100, 66)], &[(100, 0)], &[(100, 33)]];
+        let recovery = |in_turn: [bool; 3]| {
+            let mut measure = measure(&[99], &[0], &rows);
+            measure.in_turn = in_turn.to_vec();
+            measure.recovery(0.97)
+        };
+        assert!(!recovery([false; 3]).is_well());
+        assert!(recovery([true, true, false]).is_well());
+        assert!(!recovery([false, true, true]).is_well());
     }
 
     #[test]

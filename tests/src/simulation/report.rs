@@ -80,13 +80,15 @@ pub struct Recovery {
     pub allowed: u64,
     /// Jain's index of the processes' shares.
     pub fairness: f64,
+    /// Which part of what is allowed is to be admitted.
+    pub promised: f64,
 }
 
 impl Recovery {
     /// Whether the fleet admits all that it is allowed, and nobody starves.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.admitted_of_allowed() >= 0.97 && self.fairness >= 0.9
+        self.admitted_of_allowed() >= self.promised && self.fairness >= 0.9
     }
 
     /// Tokens admitted, of those that could have been.

@@ -18,7 +18,7 @@ use super::process::Process;
 use super::random::NAMES;
 use super::recovery::Measure;
 use super::report::{Fault, Report, Violation};
-use super::scenario::{Nanos, Scenario, Traffic};
+use super::scenario::{Change, Nanos, Scenario, Traffic};
 use super::trace::Trace;
 use crate::fleet::{Demand, OVERSLEPT};
 
@@ -53,8 +53,10 @@ pub(super) enum Event {
     Change(usize),
     /// Other requests come than before.
     Demand,
-    /// No more faults.
+    /// No more faults begin.
     Calm,
+    /// The last fault is over.
+    Over,
     /// From here on the fleet is expected to be well.
     Recovered,
 }
@@ -99,8 +101,6 @@ pub(super) struct World<'a> {
     pub(super) told: VecDeque<(usize, Arc<Bucket>)>,
     pub(super) ledgers: Ledgers,
     pub(super) measure: Option<Measure>,
-    /// Whether it was put off until debts are paid.
-    put_off: bool,
     pub(super) trace: Trace,
     pub(super) report: Report,
 }
@@ -137,7 +137,6 @@ impl<'a> World<'a> {
             told: VecDeque::new(),
             ledgers: Ledgers::new(scenario),
             measure: None,
-            put_off: false,
             trace: Trace::new(prints),
             report: Report::default(),
             scenario,
@@ -171,9 +170,9 @@ impl<'a> World<'a> {
             self.happen(event);
         }
         if let Some(measure) = self.measure.take()
-            && scenario.promises_recovery()
+            && let Some(promised) = scenario.promised_recovery()
         {
-            self.report.recovery = Some(measure.recovery());
+            self.report.recovery = Some(measure.recovery(promised));
         }
         self.report.trace = self.trace.hash();
         self.report
@@ -207,7 +206,8 @@ impl<'a> World<'a> {
             Event::Change(number) => self.change(self.scenario.changes[number].1),
             Event::Demand => self.change_demand(),
             Event::Calm => self.calm_down(),
-            Event::Recovered => self.begin_measure(),
+            Event::Over => self.expect_recovery(),
+            Event::Recovered => self.measure = Some(Measure::new(self)),
         }
         if !self.told.is_empty() {
             self.tell();
@@ -261,39 +261,39 @@ impl<'a> World<'a> {
         Some(sent)
     }
 
-    /// The last fault has begun. When it is over and two renewal periods have passed, the fleet
-    /// is expected to be well.
+    /// The last fault has begun: when is it over?
     fn calm_down(&mut self) {
         self.calm = true;
         let lasting = self.flights.iter().map(|(_, flight)| flight.over_at());
         let frozen = self.processes.iter().map(|p| p.frozen_until);
-        let over = lasting.chain(frozen).max().unwrap_or(0).max(self.now);
+        let corrected = self.leases.iter().map(|(_, lease)| lease.at);
+        // Whoever was refused by what has been deleted learns of that within a lease.
+        let deleted = self.scenario.changes.iter().filter_map(|(at, change)| {
+            let deletes = matches!(change, Change::DeleteBucket(_) | Change::DeleteLimit(..));
+            deletes.then_some(at + self.scenario.lease_ttl())
+        });
+        let lasting = lasting.chain(frozen).chain(corrected).chain(deleted);
+        let over = lasting.max().unwrap_or(0).max(self.now);
         // Callers who wait with limits of before declare them again and again, until they give up.
         let stale = if self.scenario.limits.len() > 1 {
             self.scenario.acquire_timeout
         } else {
             0
         };
-        let over = over + stale;
-        let renewal = self.scenario.renewal();
-        self.plan(over + 2 * renewal, Event::Recovered);
-        self.end = over + 14 * renewal;
+        self.end = over + stale;
+        self.plan(self.end, Event::Over);
     }
 
-    /// Of a bucket in debt nothing is allowed; what is in it afterwards takes as long to be found as
-    /// after a fault.
-    fn begin_measure(&mut self) {
+    /// When debts are paid, of which nothing is allowed before, and two renewal periods have passed,
+    /// the fleet is to be well.
+    fn expect_recovery(&mut self) {
+        let renewal = self.scenario.renewal();
         let debt = Measure::until_paid(self).as_nanos();
         let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);
-        let renewal = self.scenario.renewal();
-        if debt > renewal && !self.put_off {
-            self.put_off = true;
-            let later = debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
-            self.end += later;
-            self.plan(self.now + later, Event::Recovered);
-        } else {
-            self.measure = Some(Measure::new(self));
-        }
+        let recovered = self.now + debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
+        self.plan(recovered, Event::Recovered);
+        // Who is asked last is to have an answer.
+        self.end = recovered + self.scenario.measured_for() + renewal;
     }
 
     fn change_demand(&mut self) {

@@ -1,5 +1,7 @@
 //! Limits that change while tokens of theirs are held, owed or asked for.
 
+use std::time::Duration;
+
 use zae_limiter::Limit;
 use zae_limiter_core::Charges;
 use zae_limiter_core::item::BucketItem;
@@ -144,4 +146,32 @@ fn a_limit_that_follows_a_schedule_gains_nothing_by_it() {
     desk.pass(&mut table, secs(60));
     desk.limits = day.into();
     assert_eq!(drain(&mut desk, &mut table), 10, "what the night allows");
+}
+
+/// A bucket that was deleted and made again does not know what was entered before. Taken out all the
+/// same, it would hide what others hold and ask for.
+#[test]
+fn what_was_told_before_a_deletion_is_not_taken_back_after_it() {
+    let new = || Desk::new(&[limit(200, 200)]);
+    let (mut desks, mut table) = ([new(), new(), new(), new()], None);
+    for step in 0..1_600 {
+        if step == 1_150 {
+            table = None;
+        }
+        for desk in &mut desks {
+            let _ = desk.acquire(&mut table, 1);
+            desk.pass(&mut table, Duration::from_millis(10));
+        }
+        let found = table.as_ref().and_then(|item| item.limit("rps"));
+        let ring = found.and_then(|limit| limit.ring).unwrap_or_default();
+        let counted: i64 = ring.held.iter().sum();
+        let held: i64 = desks.iter().map(|desk| desk.holds() as i64).sum();
+        // All have renewed what they hold.
+        if step > 1_450 {
+            assert!(
+                counted >= held,
+                "{counted} of {held}, {ring:?}, step {step}"
+            );
+        }
+    }
 }
