@@ -60,14 +60,8 @@ impl Entry {
         }
     }
 
-    /// Whether the ring can have it. One that was begun after the limit was deleted does not, and
-    /// what is not there must not be taken out.
-    fn stands_in(&self, ring: &Ring) -> bool {
-        self.lease_ttl_ms == ring.lease_ttl_ms && self.held <= ring.held[Ring::slot(self.epoch)]
-    }
-
     fn held_in(&self, ring: &Ring, epoch: u64) -> i64 {
-        let counted = self.epoch + 1 >= epoch && self.stands_in(ring);
+        let counted = self.lease_ttl_ms == ring.lease_ttl_ms && self.epoch + 1 >= epoch;
         if counted { self.held } else { 0 }
     }
 }
@@ -320,7 +314,7 @@ impl Books {
     }
 
     fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<Entry>) -> RingChange {
-        let entered = h.entered.filter(|e| e.stands_in(ring));
+        let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
         let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
         let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
         // Demand that has fallen must not count for as long as a block lives.
