@@ -109,7 +109,7 @@ fn well_again(recoveries: &[Recovery]) -> Row {
     let admitted = sum(|r| r.admitted) / sum(|r| r.allowed).max(1.0);
     row(
         "two renewal periods after the last fault",
-        "each fleet admits 0.97 of what is allowed, Jain 0.9",
+        "each fleet admits 0.97 of what is allowed (shares of few requests: 0.9), Jain 0.9",
         format!(
             "{admitted:.3} of all; {well} of {} fleets",
             recoveries.len()
