@@ -223,6 +223,14 @@ impl Measure {
 }
 
 impl Scenario {
+    /// The least that a limit refills after the last change, in tokens per second.
+    fn tightest(&self) -> f64 {
+        let limits = self.limits.last().into_iter().flat_map(|last| last.iter());
+        limits
+            .map(Limit::tokens_per_second)
+            .fold(f64::INFINITY, f64::min)
+    }
+
     /// Which part of what is allowed a fleet is to admit after its last fault, by the requests per
     /// renewal period that are a process's share of a limit: chance is all the more where they are
     /// few, and of fewer than three nothing is promised (README).
@@ -231,11 +239,7 @@ impl Scenario {
     pub fn promised_recovery(&self) -> Option<f64> {
         let renewal = self.renewal() as f64 / 1e9;
         let most = *self.recovery.tokens.end() as f64;
-        let limits = self.limits.last()?.iter();
-        let rate = limits
-            .map(Limit::tokens_per_second)
-            .min_by(f64::total_cmp)?;
-        let share = rate * renewal / self.processes as f64 / most;
+        let share = self.tightest() * renewal / self.processes as f64 / most;
         let asked = self.recovery.per_second * renewal / (self.processes * self.children) as f64;
         if share < 3.0 || asked < 3.0 {
             None
@@ -257,13 +261,8 @@ impl Scenario {
     pub(super) fn measured_for(&self) -> Nanos {
         let renewal = self.renewal() as f64 / 1e9;
         let tokens = (1 + self.recovery.tokens.end()) as f64 / 2.0;
-        let limits = self
-            .limits
-            .last()
-            .into_iter()
-            .flat_map(|limits| limits.iter());
-        let allowed = limits.map(|limit| limit.tokens_per_second() / tokens * self.children as f64);
-        let per_second = allowed.fold(self.recovery.per_second, f64::min);
+        let allowed = self.tightest() / tokens * self.children as f64;
+        let per_second = self.recovery.per_second.min(allowed);
         let periods = MEASURED_REQUESTS / (per_second * renewal);
         let periods = periods.clamp(MEASURED_PERIODS, MEASURED_PERIODS_MAX);
         periods.ceil() as u64 * self.renewal()
