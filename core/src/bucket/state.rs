@@ -26,14 +26,16 @@ pub(crate) struct Slot {
     pub(crate) refused: u64,
     /// Until then a miss is a refusal,
     pub(crate) denied_until: MonotonicTime,
-    /// of so many tokens or more: fewer than the table has refused may be there.
+    /// of so many tokens or more: fewer than the table has refused may be there,
     pub(crate) denied_from: u64,
+    /// and of no more than this: for more than what is scheduled the table has to be asked.
+    pub(crate) denied_to: u64,
 }
 
 impl Slot {
     /// Whether so many tokens would be refused, if they are not in hand.
     pub(crate) fn denies(&self, now: MonotonicTime, tokens: u64) -> bool {
-        now < self.denied_until && tokens >= self.denied_from
+        now < self.denied_until && (self.denied_from..=self.denied_to).contains(&tokens)
     }
 
     /// Whether nothing is held of it, and nothing is to be told of it.

@@ -173,7 +173,13 @@ impl Active {
             // A grant that was short by a guess at what the others took says nothing, if the table
             // turns out to hold what the caller wants.
             let there = f.wanted > 0 && situation.level >= f.wanted_least as f64;
-            slot.denied_until = if f.grant.short && !(there && f.grant.scheduled == 0) {
+            // Nor does one more write bring sooner what the schedule is to release.
+            let refused = if f.grant.short {
+                !(there && f.grant.scheduled == 0)
+            } else {
+                f.grant.scheduled > 0 && situation.level < f.wanted_least.max(1) as f64
+            };
+            slot.denied_until = if refused {
                 let renewed_by = renew_at.after(settings.latency * 4);
                 denied_until(
                     now.monotonic,
@@ -192,6 +198,7 @@ impl Active {
             } else {
                 f.wanted_least.max(1)
             };
+            slot.denied_to = if f.grant.short { u64::MAX } else { held };
         }
         for (at, f) in flight.slots.iter().enumerate() {
             if f.outdated {

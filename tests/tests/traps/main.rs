@@ -86,6 +86,7 @@
 //! | who waits counts once more at every write that brought nothing | `sharing::who_waits_again_and_again_wants_it_once` |
 //! | who waits for what is reserved takes himself to be alone, and then all | `sharing::who_waits_with_others_is_not_alone` |
 //! | a limit of some tokens per day costs a write per token | `sharing::a_quota_that_hardly_refills_is_leased_in_blocks` |
+//! | what is reserved is asked for again at every miss, until it is released | `sharing::what_is_still_to_be_released_is_not_asked_for_again_and_again` |
 //! | what is to overflow does so once for each process that has seen it | `sharing::what_has_overflowed_does_not_overflow_once_more` |
 //! | a bucket is deleted, and what was told to it before is taken back from the next one | `changes::what_was_told_before_a_deletion_is_not_taken_back_after_it` |
 //! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |

@@ -248,6 +248,32 @@ fn what_is_in_hand_is_not_scheduled_once_more() {
     assert!(admitted >= 36, "{admitted} of 40");
 }
 
+/// What is reserved comes when it does. Who asks sooner is told to wait, and costs no write.
+#[test]
+fn what_is_still_to_be_released_is_not_asked_for_again_and_again() {
+    let (mut desks, mut table) = (vec![Desk::new(&[limit(100, 100)])], None);
+    let step = Duration::from_millis(10);
+    for at in 0..1_000 {
+        if at % 5 == 0 {
+            desks[0].acquire(&mut table, 1).expect("a token");
+        }
+        desks[0].pass(&mut table, step);
+    }
+    let mut other = Desk::new(&[limit(100, 100)]);
+    other.hands.advance(secs(10));
+    (other.bucket).charge_anyway(&other.clock, &other.limits[0], 300);
+    other.renew(&mut table);
+    let before = desks[0].writes;
+    for at in 0..300 {
+        if at % 5 == 0 {
+            let _ = desks[0].acquire(&mut table, 1);
+        }
+        desks[0].pass(&mut table, step);
+    }
+    let writes = desks[0].writes - before;
+    assert!(writes <= 5, "{writes} writes for a part of what flows in");
+}
+
 #[test]
 fn who_was_throttled_is_back_within_two_renewal_periods() {
     let (mut desk, mut table) = (Desk::new(&[limit(100, 100)]), None);
