@@ -18,6 +18,9 @@ use crate::{Charges, Clock, Limit, MonotonicTime, WallTime};
 /// reconciler is going to look. Then it is left to that.
 const TRYING: u32 = 5;
 
+/// How long whoever has told of more than the limit says nothing at most: it may be raised.
+const SILENT_MAX: Duration = Duration::from_secs(60);
+
 /// Tokens that were asked of the table, and that it has not been told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -131,13 +134,24 @@ impl Account {
         if self.asked == 0 {
             return None;
         }
-        let since = std::mem::replace(&mut self.asked_since, now);
+        let asked = std::mem::take(&mut self.asked);
+        let since = self.asked_since;
+        if since > now {
+            return None; // all that the limit gives has been told of
+        }
         let during = now.since(since);
         // Nobody's demand counts for more than the whole limit, in both modes together.
-        let rest = limit.tokens_per_second() - self.claim(limit);
-        let all = (rest * during.as_secs_f64()).ceil().max(1.0) as u64;
+        let rate = limit.tokens_per_second();
+        let rest = (rate - self.claim(limit)).max(rate / 8.0);
+        let most = ((rest * during.as_secs_f64()) as u64).max(charged).max(1);
+        self.asked_since = if asked > most {
+            let silent = Duration::try_from_secs_f64(most as f64 / rest).unwrap_or(SILENT_MAX);
+            since.after(silent.min(during.saturating_add(SILENT_MAX)))
+        } else {
+            now
+        };
         Some(Asked {
-            tokens: std::mem::take(&mut self.asked).min(all.max(charged)),
+            tokens: asked.min(most),
             since,
             during,
         })
@@ -158,4 +172,28 @@ impl Account {
 fn account<'a>(state: &'a mut State, limit: &Limit) -> Option<&'a mut Account> {
     let slot = state.slot(limit.name())?;
     Some(state.active.as_deref_mut()?.books.account(slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each write may tell of one token, and of what was asked for meanwhile.
+    #[test]
+    fn nobody_tells_of_more_than_the_limit() {
+        let limit = Limit::per_second("rps", 13).expect("a limit");
+        for pause in [1, 5, 80, 90, 700] {
+            let (mut account, mut told, mut asked) = (Account::default(), 0, 0);
+            let mut now = MonotonicTime::from_nanos(1);
+            while asked < 100_000 {
+                account.ask(now, 50);
+                asked += 50;
+                told += account.tell(now, &limit, 1).map_or(0, |asked| asked.tokens);
+                now = now.after(Duration::from_millis(pause));
+            }
+            let most = 13.0 * Duration::from_nanos(now.as_nanos()).as_secs_f64();
+            let told = told as f64 / most;
+            assert!((0.9..1.1).contains(&told), "{told} of it, every {pause} ms");
+        }
+    }
 }
