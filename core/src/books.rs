@@ -135,7 +135,7 @@ impl Account {
     /// it: nobody can have more than all.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn claim_milli(&self, limit: &Limit) -> i64 {
-        let claim = self.demand.per_second().min(limit.tokens_per_second());
+        let claim = self.demand.mean().min(limit.tokens_per_second());
         (claim * 1_000.0).ceil() as i64
     }
 

@@ -13,10 +13,13 @@ use crate::holdings::slack_max;
 /// By what factor demand may have grown from one moment to the next, beyond what a period shows.
 const GROWTH_MAX: f64 = 32.0;
 
-/// How demand follows what is asked for: quickly up, slowly down.
+/// How demand follows what is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand {
+    /// Quickly up, slowly down: a block that is too small is waited for.
     per_second: f64,
+    /// Up as slowly as down, but where it is more than chance: what counts beside the demand of others.
+    mean: f64,
     /// Tokens per request, as callers who had to wait asked for them.
     per_request: f64,
     /// How often something had been asked for when it was observed; counted to two.
@@ -28,6 +31,12 @@ impl Demand {
     #[must_use]
     pub fn per_second(self) -> f64 {
         self.per_second
+    }
+
+    /// Tokens per second in the mean, which may be less.
+    #[must_use]
+    pub fn mean(self) -> f64 {
+        self.mean
     }
 
     /// Tokens per request; at least one.
@@ -83,17 +92,24 @@ impl Demand {
         let seen = self.impression(tokens, elapsed, renewal);
         self.observations = (self.observations + u8::from(tokens > 0)).min(2);
         let weight = (elapsed.as_secs_f64() / renewal.as_secs_f64()).min(1.0);
-        let expected = self.per_second * elapsed.as_secs_f64();
-        let collapsed = expected - tokens as f64
-            > 0.5 * expected + 3.0 * (expected * self.per_request()).sqrt();
-        let weight = if seen > self.per_second {
-            weight.max(0.5)
-        } else if collapsed {
-            weight.max(0.8)
-        } else {
-            0.6 * weight
+        let followed = |estimate: f64, up: f64| {
+            let expected = estimate * elapsed.as_secs_f64();
+            let chance = 0.5 * expected + 3.0 * (expected * self.per_request()).sqrt();
+            let surplus = tokens as f64 - expected;
+            let weight = if surplus < -chance {
+                weight.max(0.8)
+            } else if surplus > chance {
+                weight.max(0.5)
+            } else if seen > estimate {
+                up
+            } else {
+                0.6 * weight
+            };
+            estimate + (seen - estimate) * weight
         };
-        self.per_second += (seen - self.per_second) * weight;
+        let mean = followed(self.mean, 0.6 * weight);
+        self.per_second = followed(self.per_second, weight.max(0.5));
+        self.mean = mean;
         if self.per_second < 1e-3 {
             *self = Self::default();
         }
@@ -159,6 +175,12 @@ const AHEAD_TARGET_MAX: f64 = 1.3;
 const FLEET_SHRINKS: f64 = 1.5;
 /// How many renewal periods of refill have to be reserved for that to be over.
 const FLEET_RESERVES: f64 = 0.25;
+/// How far they may lag behind that, in renewal periods and at most by half of it, before processes take
+/// more than their shares: those write when their blocks end, which is when the least is reserved, and
+/// would else leave strict acquires less than theirs.
+const LAG_MAX: f64 = 0.15;
+/// How fast they take more then.
+const LAG_GAIN: f64 = 2.0;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods a reservation lasts while demand is surging.
@@ -265,8 +287,9 @@ impl Situation {
         };
         let drawable = slack_max(self.lease_ttl).as_secs_f64() / period;
         let target = (AHEAD_TARGET * drawable).min(AHEAD_TARGET_MAX);
-        let pace =
-            periods * ((BLOCK_PERIODS + target - ahead) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
+        let lag = target - ahead;
+        let lag = lag.min(0.0) + LAG_GAIN * (lag - LAG_MAX.min(target / 2.0)).max(0.0);
+        let pace = periods * ((BLOCK_PERIODS + lag) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
         let room = most - stock;
         let scheduled = (share * self.rate * period * pace)
             .min(need - stock)
@@ -292,6 +315,36 @@ impl Situation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A bucket is looked at often, and judged when something shows.
+    #[test]
+    fn uneven_requests_do_not_look_like_more_in_the_mean() {
+        let second = Duration::from_secs(1);
+        let mut seed: u32 = 1;
+        let mut chance = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(seed) / f64::from(u32::MAX)
+        };
+        for per_second in [6.0, 20.0, 60.0] {
+            let mut demand = Demand::default();
+            let (mut mean, mut tokens, mut elapsed) = (0.0, 0, Duration::ZERO);
+            const LOOKS: u32 = 200_000;
+            for _ in 0..LOOKS {
+                tokens += u64::from(chance() < per_second / 200.0);
+                elapsed += second / 200;
+                if demand.is_telling(tokens, elapsed, second) {
+                    demand.observe(tokens, elapsed, second);
+                    (tokens, elapsed) = (0, Duration::ZERO);
+                }
+                mean += demand.mean() / f64::from(LOOKS);
+            }
+            // Less of few: a single one is spread.
+            assert!(
+                (0.7..1.1).contains(&(mean / per_second)),
+                "{mean} of {per_second}"
+            );
+        }
+    }
 
     #[test]
     fn what_piled_up_while_a_process_stood_still_is_not_its_demand() {

@@ -78,6 +78,33 @@ fn strict_acquires_get_their_share_beside_leases() {
     assert!(leased >= 350 && strict >= 350, "{leased} and {strict}");
 }
 
+/// Where nearly all is to be had, processes that lease take no more than their share of it either.
+#[test]
+fn strict_acquires_get_their_share_of_a_limit_that_is_nearly_enough() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, strict, mut table) = ([new(), new()], new(), None);
+    leased[1].pass(&mut table, Duration::from_millis(300));
+    let mut admitted = [0, 0];
+    for at in 0..6_000 {
+        // Each asks for 20 per second: all together for 1.2 times the limit.
+        if at % 5 == 0 {
+            let got = leased.each_mut().map(|desk| desk.acquire(&mut table, 1));
+            let got = got.iter().filter(|taken| taken.is_ok()).count();
+            if at >= 1_000 {
+                admitted[0] += got;
+                admitted[1] += usize::from(pay(&strict, &mut table));
+            }
+        }
+        for desk in &mut leased {
+            desk.pass(&mut table, Duration::from_millis(10));
+        }
+        strict.hands.advance(Duration::from_millis(10));
+    }
+    let [leased, strict] = admitted;
+    assert!(leased + strict >= 2_425, "{leased} and {strict} of 2500");
+    assert!(3 * strict >= leased, "{leased} of two, {strict}");
+}
+
 /// Strict acquires may spend refill that is to come only where processes that lease reserve it.
 #[test]
 fn strict_acquires_alone_spend_nothing_that_is_not_there() {
