@@ -5,6 +5,7 @@
 //! over an epoch that adds up to the mean. Of several under way at once one tells. Where those are
 //! refused time and again, the reconciler tells, by a write of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -37,8 +38,12 @@ pub type Told = SmallVec<[Option<Asked>; 2]>;
 
 impl Bucket {
     /// An acquire asks the table for `charges`, which count by the order of `limits`.
-    pub fn asks(&self, clock: &Clock, limits: &[Limit], charges: &Charges) {
+    pub fn asks(&self, clock: &Clock, limits: &Arc<[Limit]>, charges: &Charges) {
         let mut state = self.lock();
+        if !limits.iter().all(|limit| state.limits.contains(limit)) {
+            // Of more than there is room for nobody is told.
+            let _ = state.declare(limits);
+        }
         let now = clock.now();
         for (at, tokens) in charges.iter() {
             if let Some(account) = account(&mut state, &limits[at as usize]) {

@@ -183,7 +183,7 @@ impl State {
         self.declare(&[limit.clone()].into()).is_ok()
     }
 
-    pub(super) fn declare(&mut self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
+    pub(crate) fn declare(&mut self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
         self.make_room(limits)?;
         let Some(active) = self.active.as_deref_mut() else {
             self.limits = limits.clone();

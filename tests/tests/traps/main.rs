@@ -82,6 +82,7 @@
 //! | what was throttled reserves the refill for half a lease | `simulation::fleets_that_once_were_slow_recover` |
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
 //! | who is refused in strict mode is not heard | `mixed::who_is_refused_in_strict_mode_is_heard`, `mixed::what_the_child_refuses_is_asked_of_the_parent_too` |
+//! | a limit that is new to a strict process is asked for, and nobody hears | `mixed::what_is_asked_of_a_new_limit_is_heard` |
 //! | who writes for every token tells of two, and claims more than the limit | `asked::nobody_tells_of_more_than_the_limit` |
 //! | uneven requests look like 1.4 times as many, and strict acquires beside them go short | `sizing::uneven_requests_do_not_look_like_more_in_the_mean` |
 //! | leases catch up what strict acquires have left, whenever they look | `mixed::strict_acquires_get_their_share_of_a_limit_that_is_nearly_enough` |

@@ -10,7 +10,7 @@ use zae_limiter_core::{BucketCache, Charges};
 use zae_limiter_tests::desk::Desk;
 
 use super::sharing::demand;
-use super::{limit, secs};
+use super::{limit, per_day, secs};
 
 fn apply(table: &mut Option<BucketItem>, write: &BucketWrite) -> WriteOutcome {
     match BucketItem::apply(table, write) {
@@ -153,6 +153,24 @@ fn strict_acquires_that_overlap_tell_of_all_that_was_asked_for() {
         }
     }
     // Each asks for twice the limit, and so claims all of it.
+    let demand = demand(&table);
+    assert!((90..=115).contains(&demand), "{demand} per second");
+}
+
+/// What a process in strict mode asks of a limit that it did not know at first is told as well.
+#[test]
+fn what_is_asked_of_a_new_limit_is_heard() {
+    let (mut leased, mut table) = (Desk::new(&[limit(50, 50)]), None);
+    let mut strict = Desk::new(&[per_day("rpd", 10)]);
+    assert!(pay(&strict, &mut table));
+    strict.limits = leased.limits.clone();
+    for _ in 0..2_000 {
+        let _ = leased.acquire(&mut table, 1);
+        pay(&strict, &mut table);
+        for desk in [&mut leased, &mut strict] {
+            desk.pass(&mut table, Duration::from_millis(10));
+        }
+    }
     let demand = demand(&table);
     assert!((90..=115).contains(&demand), "{demand} per second");
 }
