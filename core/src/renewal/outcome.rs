@@ -173,11 +173,12 @@ impl Active {
             // A grant that was short by a guess at what the others took says nothing, if the table
             // turns out to hold what the caller wants.
             let there = f.wanted > 0 && situation.level >= f.wanted_least as f64;
-            // Nor does one more write bring sooner what the schedule is to release.
+            // Nor does one more write bring sooner what the schedule is to release to a process of which
+            // more is known than who waits.
             let refused = if f.grant.short {
                 !(there && f.grant.scheduled == 0)
             } else {
-                f.grant.scheduled > 0 && situation.level < f.wanted_least.max(1) as f64
+                f.grant.scheduled > f.wanted && situation.level < f.wanted_least.max(1) as f64
             };
             slot.denied_until = if refused {
                 let renewed_by = renew_at.after(settings.latency * 4);
