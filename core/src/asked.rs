@@ -37,7 +37,7 @@ pub struct Asked {
 pub type Told = SmallVec<[Option<Asked>; 2]>;
 
 impl Bucket {
-    /// An acquire asks the table for `charges`, which count by the order of `limits`.
+    /// An acquire asks the table for `charges`, which count by the order of `limits`; those become known.
     pub fn asks(&self, clock: &Clock, limits: &Arc<[Limit]>, charges: &Charges) {
         let mut state = self.lock();
         if !limits.iter().all(|limit| state.limits.contains(limit)) {

@@ -58,7 +58,7 @@ impl Demand {
         self.per_request += (tokens as f64 - self.per_request) * weight;
     }
 
-    /// In thousandths of a token per second, as the table keeps it.
+    /// In thousandths of a token per second, rounded down.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
     pub fn milli(self) -> i64 {
@@ -171,16 +171,16 @@ pub const AHEAD_PERIODS: f64 = 2.0;
 const AHEAD_TARGET: f64 = 0.98;
 /// And at most, in renewal periods.
 const AHEAD_TARGET_MAX: f64 = 1.3;
-/// By what factor the fleet's demand is taken to be less, where it leaves something.
-const FLEET_SHRINKS: f64 = 1.5;
-/// How many renewal periods of refill have to be reserved for that to be over.
-const FLEET_RESERVES: f64 = 0.25;
 /// How far they may lag behind that, in renewal periods and at most by half of it, before processes take
 /// more than their shares: those write when their blocks end, which is when the least is reserved, and
 /// would else leave strict acquires less than theirs.
 const LAG_MAX: f64 = 0.15;
 /// How fast they take more then.
 const LAG_GAIN: f64 = 2.0;
+/// By what factor the fleet's demand is taken to be less, where it leaves something.
+const FLEET_SHRINKS: f64 = 1.5;
+/// How many renewal periods of refill have to be reserved for that to be over.
+const FLEET_RESERVES: f64 = 0.25;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods a reservation lasts while demand is surging.
