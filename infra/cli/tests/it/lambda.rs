@@ -37,9 +37,11 @@ fn stand_in(path: &Path, content: &str) {
 
 /// A folder with the command in it, and the aggregator.
 fn installed() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    // A link, beside what was built: a copy could be refused as a "text file busy", if another
+    // test starts a process while it is written.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().join("zae-limiter");
-    std::fs::copy(PROGRAM, &program).unwrap();
+    std::fs::hard_link(PROGRAM, &program).unwrap();
     stand_in(&folder.path().join("zae-limiter-aggregator"), "first");
     (folder, program)
 }
