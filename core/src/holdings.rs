@@ -337,12 +337,13 @@ impl Books {
     }
 
     /// `level` is what the bucket holds with this write's credit, before its debit.
-    pub(crate) fn share(&self, terms: &Terms, level: Ticks, leased: bool) -> Share {
+    pub(crate) fn share(&self, terms: &Terms, level: Ticks, holding: Option<Holding>) -> Share {
+        let slack = |lease_ttl| terms.refill(slack_max(lease_ttl));
         let Some((ring, _)) = self.ring else {
             return Share {
                 guard: RingGuard::Absent,
                 brim: 0,
-                slack: 0,
+                slack: holding.map_or(0, |h| slack(h.lease_ttl)),
                 overflow: 0,
                 level_rise_max: None,
             };
@@ -357,13 +358,13 @@ impl Books {
             };
         }
         let spare = tokens(terms.tokens_in(guarded_ttl(&ring))) - self.out.others;
-        let brim = if leased { spare / 3 } else { 0 };
+        let brim = if holding.is_some() { spare / 3 } else { 0 };
         let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
         Share {
             guard: self.guard(spare - brim),
             brim: Ticks::from(brim) * terms.token(),
-            slack: if leased || self.out.others > 0 {
-                terms.refill(slack_max(lease_ttl))
+            slack: if holding.is_some() || self.out.others > 0 {
+                slack(lease_ttl)
             } else {
                 0
             },

@@ -234,7 +234,7 @@ pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool 
     let found = seen.and_then(|item| item.limit(t.limit.name()));
     let (slack, overflow) = found.map_or((0, 0), |found| {
         let books = Books::of(found, now, t, &mut None);
-        let share = books.share(terms, level, t.holding.is_some());
+        let share = books.share(terms, level, t.holding);
         (share.slack, share.overflow)
     });
     level - overflow >= t.level_min(terms, slack)
@@ -341,7 +341,7 @@ fn update(
     let books = Books::of(found, now, t, entry);
     let unclamped = empty_at - found.z + give;
     let level = unclamped.min(terms.full());
-    let share = books.share(&terms, level, t.holding.is_some());
+    let share = books.share(&terms, level, t.holding);
     // What the bucket holds beyond full must not hide what overflows for the others' sake.
     let above_full = if share.overflow > 0 {
         (unclamped - level).max(0)

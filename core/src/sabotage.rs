@@ -22,11 +22,13 @@ pub enum Sabotage {
     HalfCascade,
     /// A debt is taken for paid after a write of unknown outcome.
     DebtDropped,
+    /// A bucket is not asked for again after a failure, until the table was out of reach for all.
+    PausedForEver,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -35,6 +37,7 @@ impl Sabotage {
         Self::Resurrected,
         Self::HalfCascade,
         Self::DebtDropped,
+        Self::PausedForEver,
     ];
 }
 

@@ -165,7 +165,10 @@ pub struct Grant {
 }
 
 /// How far reservations may run ahead of the refill, in renewal periods.
-pub const AHEAD_PERIODS: f64 = 2.0;
+const AHEAD_PERIODS: f64 = 2.0;
+/// And at most, where others were faster: who takes what is left of that would else be refused for each
+/// token that they took while the write was on its way.
+pub const AHEAD_PERIODS_MAX: f64 = 2.5;
 /// How far they are steered to run ahead where everything is reserved, as a part of what strict
 /// acquires may draw ahead: those would otherwise have nothing, or all.
 const AHEAD_TARGET: f64 = 0.98;

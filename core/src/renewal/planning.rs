@@ -8,7 +8,7 @@ use crate::bucket::{Active, Slot};
 use crate::item::Ring;
 use crate::plan::{self, Holding, Plan, Returned, Transfer};
 use crate::sabotage::Sabotage;
-use crate::sizing::{AHEAD_PERIODS, Grant, Situation};
+use crate::sizing::{AHEAD_PERIODS_MAX, Grant, Situation};
 use crate::{MonotonicTime, Ticks};
 
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
@@ -219,7 +219,7 @@ impl Active {
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 scheduled: grant.scheduled,
                 in_hand: grant.in_hand,
-                ahead: settings.renewal.mul_f64(AHEAD_PERIODS),
+                ahead: settings.renewal.mul_f64(AHEAD_PERIODS_MAX),
                 consumed: match &past {
                     Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),
                     None => signed(spent) - signed(taken_back),

@@ -99,6 +99,8 @@ struct Summary {
     allowed: u64,
     least: f64,
     least_fairness: f64,
+    /// How often the last fleet to be well was measured until it was.
+    measured_most: u32,
     /// Seeds whose fleets did badly after the last fault.
     slow: Vec<(f64, f64, u64)>,
     seconds: f64,
@@ -128,6 +130,7 @@ impl Summary {
             allowed: 0,
             least: 1.0,
             least_fairness: 1.0,
+            measured_most: 1,
             slow: Vec::new(),
             seconds: 0.0,
             broken: Vec::new(),
@@ -160,6 +163,7 @@ impl Summary {
             self.allowed += recovery.allowed;
             self.least = self.least.min(recovery.admitted_of_allowed());
             self.least_fairness = self.least_fairness.min(recovery.fairness);
+            self.measured_most = self.measured_most.max(recovery.measured);
             let admitted = recovery.admitted_of_allowed();
             if !recovery.is_well() {
                 self.slow.push((admitted, recovery.fairness, scenario.seed));
@@ -203,6 +207,8 @@ impl Summary {
                 "recovered": recovered,
                 "recovered_least": self.least,
                 "fairness_least": self.least_fairness,
+                "recoveries_slow_or_unfair": self.slow.len(),
+                "measured_most": self.measured_most,
                 "faults": faults,
                 "broken": self.broken,
             });
@@ -233,6 +239,10 @@ impl Summary {
             (
                 "recoveries that are slow or unfair",
                 count(self.slow.len() as u64),
+            ),
+            (
+                "spans of time until the last of them was well",
+                count(self.measured_most.into()),
             ),
             ("promises broken", count(self.broken.len() as u64)),
         ] {

@@ -191,6 +191,7 @@ impl Measure {
             allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
             fairness: fairness.max(self.fairness(limit, of_allowed)),
             promised,
+            ..Recovery::default()
         }
     }
 

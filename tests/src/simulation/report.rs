@@ -82,6 +82,9 @@ pub struct Recovery {
     pub fairness: f64,
     /// Which part of what is allowed is to be admitted.
     pub promised: f64,
+    /// How often it was measured, one span of time after the other, until the fleet was well. What is
+    /// said here is of the first.
+    pub measured: u32,
 }
 
 impl Recovery {

@@ -24,6 +24,8 @@ use crate::fleet::{Demand, OVERSLEPT};
 
 /// How many renewal periods are waited for debts to be paid, at most.
 const DEBT_PERIODS_MAX: u64 = 1_000;
+/// How often a fleet is measured at most, until it is well.
+const MEASURED_MAX: u32 = 5;
 
 /// What happens at some time. What happens at the same time happens in the order in which it was
 /// decided.
@@ -59,6 +61,8 @@ pub(super) enum Event {
     Over,
     /// From here on the fleet is expected to be well.
     Recovered,
+    /// It can be said whether it is.
+    Measured,
 }
 
 impl Event {
@@ -169,11 +173,6 @@ impl<'a> World<'a> {
             self.now = at;
             self.happen(event);
         }
-        if let Some(measure) = self.measure.take()
-            && let Some(promised) = scenario.promised_recovery()
-        {
-            self.report.recovery = Some(measure.recovery(promised));
-        }
         self.report.trace = self.trace.hash();
         self.report
     }
@@ -207,7 +206,8 @@ impl<'a> World<'a> {
             Event::Demand => self.change_demand(),
             Event::Calm => self.calm_down(),
             Event::Over => self.expect_recovery(),
-            Event::Recovered => self.measure = Some(Measure::new(self)),
+            Event::Recovered => self.begin_to_measure(),
+            Event::Measured => self.end_to_measure(),
         }
         if !self.told.is_empty() {
             self.tell();
@@ -292,8 +292,39 @@ impl<'a> World<'a> {
         let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);
         let recovered = self.now + debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
         self.plan(recovered, Event::Recovered);
-        // Who is asked last is to have an answer.
-        self.end = recovered + self.scenario.measured_for() + renewal;
+        self.end = Nanos::MAX;
+    }
+
+    fn begin_to_measure(&mut self) {
+        self.measure = Some(Measure::new(self));
+        // Who asks last is to have an answer.
+        let answered = self.now + self.scenario.measured_for() + self.scenario.renewal();
+        self.plan(answered, Event::Measured);
+    }
+
+    /// A fleet that is not well is measured again. That it never is breaks a promise.
+    fn end_to_measure(&mut self) {
+        let promised = self.scenario.promised_recovery();
+        self.end = self.now;
+        let Some((measure, promised)) = self.measure.take().zip(promised) else {
+            return;
+        };
+        let last = measure.recovery(promised);
+        let recovery = self.report.recovery.get_or_insert(last);
+        recovery.measured += 1;
+        if last.is_well() {
+            return;
+        }
+        if recovery.measured == MEASURED_MAX {
+            self.violated(format!(
+                "the fleet does not recover: it admits {:.2} of what is allowed, fairness {:.2}",
+                last.admitted_of_allowed(),
+                last.fairness
+            ));
+            return;
+        }
+        self.end = Nanos::MAX;
+        self.begin_to_measure();
     }
 
     fn change_demand(&mut self) {

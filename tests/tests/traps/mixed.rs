@@ -7,7 +7,7 @@ use zae_limiter::store::WriteOutcome;
 use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{BucketCache, Charges};
-use zae_limiter_tests::desk::Desk;
+use zae_limiter_tests::desk::{Desk, End};
 
 use super::sharing::demand;
 use super::{limit, per_day, secs};
@@ -173,6 +173,32 @@ fn what_is_asked_of_a_new_limit_is_heard() {
     }
     let demand = demand(&table);
     assert!((90..=115).contains(&demand), "{demand} per second");
+}
+
+/// Each of its writes finds less than was there when the last answer came.
+#[test]
+fn who_begins_to_lease_where_strict_acquires_take_all_has_a_share() {
+    let new = || Desk::new(&[limit(100, 100)]);
+    let (mut leased, strict, mut table) = (new(), new(), None);
+    let mut admitted = [0; 2];
+    for _ in 0..1_000 {
+        admitted[0] += u32::from(leased.take(1).is_ok());
+        let mut plan = leased.look();
+        loop {
+            while pay(&strict, &mut table) {
+                admitted[1] += 1;
+            }
+            for desk in [&leased, &strict] {
+                desk.hands.advance(Duration::from_millis(25));
+            }
+            match plan {
+                Some(next) => plan = leased.end(&mut table, &next, End::Answered),
+                None => break,
+            }
+        }
+    }
+    let [of_leased, of_strict] = admitted;
+    assert!(of_leased > of_strict / 4, "{admitted:?}");
 }
 
 /// It asks for more at once than there nearly ever is; its reconciler says what it needs, at the price
