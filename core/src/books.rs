@@ -78,6 +78,10 @@ pub(crate) struct Account {
     pub(crate) entered: Option<Entry>,
     /// What the fleet's demand per second cannot be more than, by what it leaves in the bucket.
     pub(crate) fleet_max: Option<f64>,
+    /// How many tokens of its share the process has not had, or had beyond it (negative), since it has
+    /// less than it needs; and when that was last reckoned.
+    pub(crate) behind: f64,
+    pub(crate) shared_at: Option<MonotonicTime>,
     /// The time at which this process's share was last empty, if it lives on that.
     pub(crate) local: Option<Ticks>,
     /// Asked of the table in strict mode, since then, and not told to it.

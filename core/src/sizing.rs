@@ -139,6 +139,8 @@ pub struct Situation {
     pub share_max: f64,
     /// Whether the demand has just grown so much that the fleet does not know of it yet.
     pub surging: bool,
+    /// How many tokens of its share the process has not had before; negative: had beyond it.
+    pub behind: f64,
     /// What callers are waiting for, together.
     pub wanted: u64,
     /// The least that one caller is waiting for.
@@ -186,6 +188,10 @@ const FLEET_SHRINKS: f64 = 1.5;
 const FLEET_RESERVES: f64 = 0.25;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
+/// How many renewal periods of its share a process catches up, or gives up again, at most.
+const BEHIND_MAX: f64 = 0.5;
+/// After how many renewal periods without a block it begins anew.
+const BEHIND_PERIODS: u32 = 3;
 /// How many renewal periods a reservation lasts while demand is surging.
 const SURGE_PERIODS: f64 = 0.25;
 /// How many renewal periods a block is to last.
@@ -222,6 +228,30 @@ impl Situation {
         }
     }
 
+    /// The process's share of the limit, from 0 to 1: its demand by the fleet's.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        if self.fleet_demand > 0.0 {
+            (self.claim / self.fleet_demand).min(self.share_max)
+        } else {
+            1.0
+        }
+    }
+
+    /// How many tokens of its share the process has not had, now that it took `grant` and gave back
+    /// what it had not spent of the block before, which it took so long ago.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn behind_after(&self, grant: &Grant, gave_back: u64, elapsed: Duration) -> f64 {
+        if elapsed > self.renewal * BEHIND_PERIODS {
+            return 0.0;
+        }
+        let share = self.share() * self.rate;
+        let took = (grant.stock + grant.scheduled) as f64 - gave_back as f64;
+        let most = BEHIND_MAX * share * self.renewal.as_secs_f64();
+        (self.behind + share * elapsed.as_secs_f64() - took).clamp(-most, most)
+    }
+
     /// The block to take now.
     #[must_use]
     #[allow(
@@ -231,11 +261,7 @@ impl Situation {
     )]
     pub fn grant(&self) -> Grant {
         let period = self.renewal.as_secs_f64();
-        let share = if self.fleet_demand > 0.0 {
-            (self.claim / self.fleet_demand).min(self.share_max)
-        } else {
-            1.0
-        };
+        let share = self.share();
         let level = self.level.max(0.0).floor();
         let expected = self.demand * period * BLOCK_PERIODS;
         let worthwhile =
@@ -294,7 +320,13 @@ impl Situation {
         let lag = lag.min(0.0) + LAG_GAIN * (lag - LAG_MAX.min(target / 2.0)).max(0.0);
         let pace = periods * ((BLOCK_PERIODS + lag) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
         let room = most - stock;
-        let scheduled = (share * self.rate * period * pace)
+        // What it has had beyond its share it gives up only as far as others reserve what flows in.
+        let behind = if self.behind < 0.0 {
+            self.behind * (ahead / target).min(1.0).powi(2)
+        } else {
+            self.behind
+        };
+        let scheduled = (share * self.rate * period * pace + behind)
             .min(need - stock)
             .min(room)
             .max(0.0);

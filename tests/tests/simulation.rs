@@ -132,10 +132,12 @@ fn quiet(seed: u64) -> Scenario {
 fn fleets_that_once_were_slow_recover() {
     let all = |seed| Scenario::random(seed, REQUESTS);
     let fleets = [1611, 2100, 2183, 2660, 3380, 3775, 4928, 14_599].map(plain);
-    for scenario in fleets
-        .into_iter()
-        .chain([58, 318, 349, 1574, 2660, 3864, 5373, 7440].map(all))
-    {
+    for scenario in fleets.into_iter().chain(
+        [
+            58, 318, 349, 1574, 2660, 3864, 5373, 7440, 16_655, 19_029, 69_977,
+        ]
+        .map(all),
+    ) {
         let recovery = scenario.run().recovery.expect("it is measured");
         assert!(recovery.is_well(), "seed {}: {recovery:?}", scenario.seed);
     }

@@ -155,6 +155,14 @@ impl Active {
             let account = self.books.account(at);
             account.fleet_max = situation.fleet_max(&f.grant, account.fleet_max);
             let granted = f.grant.stock + f.grant.scheduled;
+            let shared_at = f.grant.short.then_some(flight.planned_at);
+            account.behind = match (account.shared_at, shared_at) {
+                (Some(from), Some(to)) => {
+                    situation.behind_after(&f.grant, f.kept + f.surplus, to.since(from))
+                }
+                _ => 0.0,
+            };
+            account.shared_at = shared_at;
             let held = slot.stock + account.schedule.pending() + (granted - f.kept);
             let held = held.saturating_sub(excess[at]);
             let scheduled = f.grant.scheduled.min(held);

@@ -155,6 +155,7 @@ impl Active {
             fleet_demand: fleet,
             share_max: if alone { ALONE_SHARE_MAX } else { 1.0 },
             surging: account.is_surging(limit),
+            behind: account.behind,
             wanted: account.wanted,
             wanted_least: account.wanted_least,
             renewal: settings.renewal,

@@ -32,6 +32,8 @@ pub(super) struct Measure {
     /// says and what processes owe to it: debts count, tokens do not, for they may be out in
     /// blocks.
     ideal: Vec<[Option<IdealBucket>; NAMES.len()]>,
+    /// Tokens that were there at the beginning, in the bucket and in blocks.
+    there: Vec<[u64; NAMES.len()]>,
     /// What it would have admitted, by child and limit.
     allowed: Vec<[u64; NAMES.len()]>,
     /// How often it would have refused because of a limit: one may be used up long before the other,
@@ -80,13 +82,19 @@ impl Measure {
     pub(super) fn new(world: &World<'_>) -> Self {
         let wall = world.latest_wall();
         let limits = &world.processes[0].limits;
-        let of = |(bucket, item): (usize, &Option<BucketItem>)| {
+        let mut there = vec![[0; NAMES.len()]; world.items.len()];
+        let of = |((bucket, item), there): ((usize, &Option<BucketItem>), &mut [u64; 2])| {
             let mut ideal = [None, None];
             for (slot, (limit, ideal)) in limits.iter().zip(&mut ideal).enumerate() {
                 let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
                 let level = plan::level(item.as_ref(), wall, limit);
-                let level = (level + held * limit.terms().token()).min(0);
-                *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
+                let level = level + held * limit.terms().token();
+                there[slot] = u64::try_from(limit.terms().to_tokens(level)).unwrap_or_default();
+                *ideal = Some(IdealBucket::starting(
+                    limit.terms(),
+                    world.now,
+                    level.min(0),
+                ));
             }
             ideal
         };
@@ -99,7 +107,10 @@ impl Measure {
         Self {
             since: world.now,
             until: world.now + world.scenario.measured_for(),
-            ideal: world.items.iter().enumerate().map(of).collect(),
+            ideal: zip(world.items.iter().enumerate(), &mut there)
+                .map(of)
+                .collect(),
+            there,
             allowed: vec![[0; NAMES.len()]; world.scenario.children],
             lacking: [0; NAMES.len()],
             shares: (0..world.scenario.children).map(shares).collect(),
@@ -183,7 +194,10 @@ impl Measure {
             let demanded =
                 |child: usize| self.tallies.iter().map(move |t| t[child].demanded[limit]);
             let allowed: u64 = children().map(|child| self.allowed[child][limit]).sum();
-            allowed as f64 / children().flat_map(demanded).sum::<u64>() as f64
+            let demanded: u64 = children().flat_map(demanded).sum();
+            // Of a bucket that was full there is more to have than of one that was not.
+            let there = allowed + self.there[shared][limit];
+            there.min(demanded) as f64 / demanded as f64
         };
         let fairness = self.fairness(limit, |_| 1.0);
         Recovery {
@@ -232,6 +246,13 @@ impl Scenario {
             .fold(f64::INFINITY, f64::min)
     }
 
+    /// The least that a limit holds after the last change, in tokens.
+    #[allow(clippy::cast_precision_loss)]
+    fn least_burst(&self) -> f64 {
+        let limits = self.limits.last().into_iter().flat_map(|last| last.iter());
+        limits.map(Limit::burst_tokens).min().unwrap_or(u64::MAX) as f64
+    }
+
     /// Which part of what is allowed a fleet is to admit after its last fault, by the requests per
     /// renewal period that are a process's share of a limit: chance is all the more where they are
     /// few, and of fewer than three nothing is promised (README).
@@ -242,7 +263,9 @@ impl Scenario {
         let most = *self.recovery.tokens.end() as f64;
         let share = self.tightest() * renewal / self.processes as f64 / most;
         let asked = self.recovery.per_second * renewal / (self.processes * self.children) as f64;
-        if share < 3.0 || asked < 3.0 {
+        // What flows in while a strict write is on its way overflows, where there is room for little.
+        let strict = self.strict.iter().any(|strict| *strict > 0);
+        if share < 3.0 || asked < 3.0 || strict && self.least_burst() < 3.0 * most {
             None
         } else if share < FEW_REQUESTS {
             Some(0.9)
@@ -285,6 +308,7 @@ mod tests {
             since: 0,
             until: 0,
             ideal: Vec::new(),
+            there: vec![[0; 2]; 4],
             allowed: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
             lacking: [1, 0],
             shares: shares.to_vec(),
