@@ -225,7 +225,7 @@ fn a_debt_that_is_paid_does_not_count_once_more() {
     let (mut desks, mut table) = (vec![Desk::new(&[limit(100, 100)])], None);
     overload_by(&mut desks, &mut table, secs(5), 3);
     let mut desk = desks.remove(0);
-    desk.bucket.charge_anyway(&desk.clock, &desk.limits[0], 250);
+    desk.bucket.charge_anyway(&desk.clock, &desk.limits[0], 300);
     desk.hands.advance(secs(1));
     desk.renew(&mut table);
     let owed = u64::try_from(-level(&table, &desk)).expect("a debt");
