@@ -4,7 +4,8 @@
 //! while the renewal is under way. Where the bucket cannot give that, the process takes its
 //! share (its demand by the fleet's) of what is there and of the coming refill, and keeps what it
 //! has in hand, up to that share: it would else wait for it once more. Where even that share is less
-//! than a token, it takes only what callers are waiting for, one by one.
+//! than a token, it takes only what callers are waiting for, one by one. A share that it has not had
+//! it catches up with later.
 
 use std::time::Duration;
 
@@ -188,8 +189,10 @@ const FLEET_SHRINKS: f64 = 1.5;
 const FLEET_RESERVES: f64 = 0.25;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
-/// How many renewal periods of its share a process catches up, or gives up again, at most.
+/// How many renewal periods of its share a process catches up, or gives up again, at most;
 const BEHIND_MAX: f64 = 0.5;
+/// or how many requests, if that is more: of a small share one is always on its way back.
+const BEHIND_REQUESTS: f64 = 2.5;
 /// After how many renewal periods without a block it begins anew.
 const BEHIND_PERIODS: u32 = 3;
 /// How many renewal periods a reservation lasts while demand is surging.
@@ -249,6 +252,7 @@ impl Situation {
         let share = self.share() * self.rate;
         let took = (grant.stock + grant.scheduled) as f64 - gave_back as f64;
         let most = BEHIND_MAX * share * self.renewal.as_secs_f64();
+        let most = most.max(BEHIND_REQUESTS * self.per_request);
         (self.behind + share * elapsed.as_secs_f64() - took).clamp(-most, most)
     }
 

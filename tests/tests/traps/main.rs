@@ -85,6 +85,7 @@
 //! | a limit that is new to a strict process is asked for, and nobody hears | `mixed::what_is_asked_of_a_new_limit_is_heard` |
 //! | who writes for every token tells of two, and claims more than the limit | `asked::nobody_tells_of_more_than_the_limit` |
 //! | uneven requests look like 1.4 times as many, and strict acquires beside them go short | `sizing::uneven_requests_do_not_look_like_more_in_the_mean` |
+//! | who looks when others have just reserved has less than them for good | `simulation::fleets_that_once_were_slow_recover` |
 //! | strict acquires that use all up let nobody begin to lease | `mixed::who_begins_to_lease_where_strict_acquires_take_all_has_a_share` |
 //! | leases catch up what strict acquires have left, whenever they look | `mixed::strict_acquires_get_their_share_of_a_limit_that_is_nearly_enough` |
 //! | strict writes under way at once tell the same twice, or what they were to tell is lost | `mixed::strict_acquires_that_overlap_tell_of_all_that_was_asked_for` |
