@@ -189,9 +189,9 @@ const FLEET_SHRINKS: f64 = 1.5;
 const FLEET_RESERVES: f64 = 0.25;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
-/// How many renewal periods of its share a process catches up, or gives up again, at most;
+/// How many renewal periods of its share a process catches up, or gives up again, at most.
 const BEHIND_MAX: f64 = 0.5;
-/// or how many requests, if that is more: of a small share one is always on its way back.
+/// Or how many requests, if that is more: of a small share one is always on its way back.
 const BEHIND_REQUESTS: f64 = 2.5;
 /// After how many renewal periods without a block it begins anew.
 const BEHIND_PERIODS: u32 = 3;
