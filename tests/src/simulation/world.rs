@@ -206,8 +206,8 @@ impl<'a> World<'a> {
             Event::Demand => self.change_demand(),
             Event::Calm => self.calm_down(),
             Event::Over => self.expect_recovery(),
-            Event::Recovered => self.begin_to_measure(),
-            Event::Measured => self.end_to_measure(),
+            Event::Recovered => self.start_measuring(),
+            Event::Measured => self.finish_measuring(),
         }
         if !self.told.is_empty() {
             self.tell();
@@ -295,7 +295,7 @@ impl<'a> World<'a> {
         self.end = Nanos::MAX;
     }
 
-    fn begin_to_measure(&mut self) {
+    fn start_measuring(&mut self) {
         self.measure = Some(Measure::new(self));
         // Who asks last is to have an answer.
         let answered = self.now + self.scenario.measured_for() + self.scenario.renewal();
@@ -303,7 +303,7 @@ impl<'a> World<'a> {
     }
 
     /// A fleet that is not well is measured again. That it never is breaks a promise.
-    fn end_to_measure(&mut self) {
+    fn finish_measuring(&mut self) {
         let promised = self.scenario.promised_recovery();
         self.end = self.now;
         let Some((measure, promised)) = self.measure.take().zip(promised) else {
@@ -324,7 +324,7 @@ impl<'a> World<'a> {
             return;
         }
         self.end = Nanos::MAX;
-        self.begin_to_measure();
+        self.start_measuring();
     }
 
     fn change_demand(&mut self) {
