@@ -48,7 +48,7 @@ pub(crate) struct Books {
     pub(crate) hour: Hour,
     /// What was set aside of hours before, the oldest first.
     pub(crate) past: VecDeque<PastHour>,
-    pub(crate) flight: Option<Flight>,
+    pub(crate) flight: Option<Box<Flight>>,
 }
 
 /// The books of one limit.

@@ -283,13 +283,13 @@ impl Active {
         if !plan.only_converts {
             self.generation = self.generation.wrapping_add(1);
         }
-        self.books.flight = Some(Flight {
+        self.books.flight = Some(Box::new(Flight {
             planned_at: now.monotonic,
             only_converts: plan.only_converts,
             hour: self.books.hour,
             reports_past: !self.books.past.is_empty(),
             slots,
-        });
+        }));
     }
 }
 
