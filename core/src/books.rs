@@ -30,8 +30,8 @@ pub(crate) struct Books {
     pub(crate) failures: u32,
     /// The table took no more writes; until then the next one waits, and its callers with it.
     pub(crate) throttled_until: MonotonicTime,
-    /// How often that was, of late.
-    pub(crate) throttled: u32,
+    /// Whether that was the last that it said.
+    pub(crate) throttled: bool,
     pub(crate) observed_at: MonotonicTime,
     /// When the bucket is to be looked at next.
     pub(crate) look_at: MonotonicTime,
@@ -70,6 +70,8 @@ pub(crate) struct Account {
     pub(crate) observed_spent: u64,
     /// Spent and reported, but not observed as demand yet.
     pub(crate) unobserved: u64,
+    /// Charged afterwards, and to be observed as demand little by little.
+    pub(crate) late: u64,
     /// Of what is to be observed, asked for by callers who wait.
     pub(crate) waiting: u64,
     /// And by callers who were woken since: it is counted again when they are served, or refused, or
@@ -188,7 +190,7 @@ impl Books {
             trouble: None,
             failures: 0,
             throttled_until: MonotonicTime::ZERO,
-            throttled: 0,
+            throttled: false,
             observed_at: MonotonicTime::ZERO,
             look_at: MonotonicTime::NEVER,
             dazed_until: MonotonicTime::ZERO,
