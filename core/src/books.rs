@@ -30,8 +30,8 @@ pub(crate) struct Books {
     pub(crate) failures: u32,
     /// The table took no more writes; until then the next one waits, and its callers with it.
     pub(crate) throttled_until: MonotonicTime,
-    /// Whether that was the last that it said.
-    pub(crate) throttled: bool,
+    /// How often that was, of late.
+    pub(crate) throttled: u32,
     pub(crate) observed_at: MonotonicTime,
     /// When the bucket is to be looked at next.
     pub(crate) look_at: MonotonicTime,
@@ -190,7 +190,7 @@ impl Books {
             trouble: None,
             failures: 0,
             throttled_until: MonotonicTime::ZERO,
-            throttled: false,
+            throttled: 0,
             observed_at: MonotonicTime::ZERO,
             look_at: MonotonicTime::NEVER,
             dazed_until: MonotonicTime::ZERO,

@@ -135,7 +135,7 @@ fn fleets_that_once_were_slow_recover() {
     for scenario in fleets.into_iter().chain(
         [
             58, 318, 349, 1574, 2660, 3864, 3957, 5373, 7440, 16_655, 19_029, 19_893, 33_931,
-            41_387, 69_977, 73_601,
+            41_387, 69_977,
         ]
         .map(all),
     ) {

@@ -194,7 +194,7 @@ fn end(state: &mut State, step: Step, now: Now, settings: &RenewalSettings) -> S
 
 impl Active {
     fn stretched(&self, settings: &RenewalSettings) -> RenewalSettings {
-        if self.books.throttled {
+        if self.books.throttled > 0 {
             settings.stretched()
         } else {
             *settings

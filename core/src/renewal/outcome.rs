@@ -17,6 +17,9 @@ use crate::sizing::Situation;
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
 
+/// How often a bucket is remembered to have been throttled at most.
+const THROTTLED_MAX: u32 = 2;
+
 impl Active {
     /// Whether the renewal is to be planned anew at once.
     pub(super) fn complete(
@@ -50,7 +53,7 @@ impl Active {
                     }
                 }
                 books.failures = 0;
-                books.throttled = false;
+                books.throttled /= 2;
                 books.unavailable_until = MonotonicTime::ZERO;
                 books.trouble = None;
                 if flight.only_converts {
@@ -78,9 +81,9 @@ impl Active {
             Outcome::Throttled => {
                 self.turn_back(&flight);
                 let books = &mut self.books;
-                let pause = settings.pause(u32::from(books.throttled));
+                let pause = settings.pause(books.throttled);
                 books.throttled_until = now.monotonic.after(pause);
-                books.throttled = true;
+                books.throttled = (books.throttled + 1).min(THROTTLED_MAX);
                 false
             }
             Outcome::Failed(reason) => {
