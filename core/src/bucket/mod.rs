@@ -225,6 +225,7 @@ impl Bucket {
         s.spent += tokens;
         let account = active.books.account(slot);
         account.debt += tokens - paid;
+        // It was not asked for in a moment.
         account.observed_spent += tokens;
         account.late += tokens;
         paid < tokens && state.ask_for_a_look()

@@ -39,7 +39,7 @@ impl Active {
         let heard = |(account, slot): (&Account, &Slot)| {
             account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
-        // What was charged afterwards was not asked for in a moment.
+        // What was charged afterwards is spread over about a renewal period.
         let drained = -(-elapsed.as_secs_f64() / settings.renewal.as_secs_f64()).exp_m1();
         let late =
             |account: &Account| ((account.late as f64 * drained).ceil() as u64).min(account.late);
