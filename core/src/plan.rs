@@ -26,9 +26,7 @@ use std::time::Duration;
 
 use crate::asked::Asked;
 use crate::holdings::Books;
-pub use crate::holdings::{
-    Entry, Holding, Returned, drawable, excess, flight_max, others_hold, overflows_for,
-};
+pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max, others_hold};
 use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,

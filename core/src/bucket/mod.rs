@@ -223,11 +223,7 @@ impl Bucket {
         let paid = if live { s.stock.min(tokens) } else { 0 };
         s.stock -= paid;
         s.spent += tokens;
-        let account = active.books.account(slot);
-        account.debt += tokens - paid;
-        // It was not asked for in a moment.
-        account.observed_spent += tokens;
-        account.late += tokens;
+        active.books.account(slot).debt += tokens - paid;
         paid < tokens && state.ask_for_a_look()
     }
 
