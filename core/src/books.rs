@@ -70,6 +70,8 @@ pub(crate) struct Account {
     pub(crate) observed_spent: u64,
     /// Spent and reported, but not observed as demand yet.
     pub(crate) unobserved: u64,
+    /// Charged afterwards, and to be observed as demand little by little.
+    pub(crate) late: u64,
     /// Of what is to be observed, asked for by callers who wait.
     pub(crate) waiting: u64,
     /// And by callers who were woken since: it is counted again when they are served, or refused, or

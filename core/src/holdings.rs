@@ -167,6 +167,18 @@ pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level:
     level - Rest::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
 }
 
+/// Until when at least all that flows in overflows, for what others hold; none if it does not.
+#[must_use]
+pub fn overflows_for(found: &LimitItem, now: WallTime, entered: Option<Entry>) -> Option<Duration> {
+    let ring = found
+        .ring
+        .filter(|_| drawable(found, now, entered, 0) < 0)?;
+    let turns_ms = (epoch(&ring, now) + 1) * ring.lease_ttl_ms;
+    Some(Duration::from_millis(
+        turns_ms.saturating_sub(now.as_millis()),
+    ))
+}
+
 /// The epoch that counts at `now`. Another's clock may be a little ahead; an epoch far in the
 /// future is a broken one.
 fn epoch(ring: &Ring, now: WallTime) -> u64 {

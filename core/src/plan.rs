@@ -26,7 +26,9 @@ use std::time::Duration;
 
 use crate::asked::Asked;
 use crate::holdings::Books;
-pub use crate::holdings::{Entry, Holding, Returned, drawable, excess, flight_max, others_hold};
+pub use crate::holdings::{
+    Entry, Holding, Returned, drawable, excess, flight_max, others_hold, overflows_for,
+};
 use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,

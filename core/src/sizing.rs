@@ -225,9 +225,14 @@ impl Situation {
     pub fn fleet_max(&self, grant: &Grant, before: Option<f64>) -> Option<f64> {
         let reserved = -self.level / (self.rate * self.renewal.as_secs_f64());
         if grant.short && self.established && reserved < 0.0 {
-            Some(self.fleet_demand / FLEET_SHRINKS)
-        } else {
-            before.filter(|_| reserved <= FLEET_RESERVES)
+            return Some(self.fleet_demand / FLEET_SHRINKS);
+        }
+        // What was too little is not forgotten at once: it would soon be too much again.
+        let grown = self.fleet_demand * FLEET_SHRINKS;
+        match before? {
+            before if reserved <= FLEET_RESERVES => Some(before),
+            _ if grown < FLEET_SHRINKS * self.rate => Some(grown),
+            _ => None,
         }
     }
 

@@ -223,7 +223,11 @@ impl Bucket {
         let paid = if live { s.stock.min(tokens) } else { 0 };
         s.stock -= paid;
         s.spent += tokens;
-        active.books.account(slot).debt += tokens - paid;
+        let account = active.books.account(slot);
+        account.debt += tokens - paid;
+        // It was not asked for in a moment.
+        account.observed_spent += tokens;
+        account.late += tokens;
         paid < tokens && state.ask_for_a_look()
     }
 

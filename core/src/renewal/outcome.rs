@@ -5,6 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{Now, Outcome, Reason, RenewalSettings};
+use crate::MonotonicTime;
 use crate::block::Schedule;
 use crate::books::{Flight, InFlight};
 use crate::bucket::Active;
@@ -12,7 +13,6 @@ use crate::item::BucketItem;
 use crate::plan::{self, Entry};
 use crate::sabotage::Sabotage;
 use crate::sizing::Situation;
-use crate::{Limit, MonotonicTime};
 
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
@@ -124,6 +124,12 @@ impl Active {
         self.limits.iter().map(excess).collect()
     }
 
+    /// Until when at least all that flows in overflows, for what others hold.
+    fn overflows_for(&self, now: Now, at: usize) -> Option<Duration> {
+        let found = self.books.seen.item()?.limit(self.limits[at].name())?;
+        plan::overflows_for(found, now.wall, self.books.accounts[at].entered)
+    }
+
     /// Recalls what has expired of limits that the write has converted: after it the table says what
     /// this process declares, and no more that the block was granted under other terms than it had.
     fn recall_converted(&mut self) {
@@ -151,6 +157,7 @@ impl Active {
             account.recalled -= f.recalled.min(account.recalled);
             account.entered = f.entry;
             let (situation, _) = self.situation(now, settings, at, 0);
+            let overflows_for = self.overflows_for(now, at).unwrap_or(settings.lease_ttl);
             let slot = &mut self.slots[at];
             let account = self.books.account(at);
             account.fleet_max = situation.fleet_max(&f.grant, account.fleet_max);
@@ -196,7 +203,7 @@ impl Active {
                     &situation,
                     f,
                     renewed_by,
-                    &self.limits[at],
+                    overflows_for,
                 )
             } else {
                 MonotonicTime::ZERO
@@ -300,15 +307,15 @@ fn denied_until(
     situation: &Situation,
     flight: &InFlight,
     renewed_by: MonotonicTime,
-    limit: &Limit,
+    overflows_for: Duration,
 ) -> MonotonicTime {
     let tokens = flight.wanted_least.max(1) as f64;
-    let missing = ((tokens - situation.level) / limit.tokens_per_second()).max(0.0);
+    let missing = ((tokens - situation.level) / situation.rate).max(0.0);
     let refilled = Duration::try_from_secs_f64(missing).unwrap_or(settings.lease_ttl);
     let earliest = if situation.fleet_demand > situation.rate && flight.grant.scheduled > 0 {
         return renewed_by;
     } else {
-        refilled.max(settings.renewal / 8)
+        refilled.min(overflows_for).max(settings.renewal / 8)
     };
     // Others may give back, and an administrator may raise the limit: ask again some day.
     now.after(earliest.min(settings.lease_ttl))

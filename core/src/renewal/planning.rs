@@ -39,11 +39,15 @@ impl Active {
         let heard = |(account, slot): (&Account, &Slot)| {
             account.unobserved + slot.spent.saturating_sub(account.observed_spent) + slot.refused
         };
+        // What was charged afterwards is spread over about a renewal period.
+        let drained = -(-elapsed.as_secs_f64() / settings.renewal.as_secs_f64()).exp_m1();
+        let late =
+            |account: &Account| ((account.late as f64 * drained).ceil() as u64).min(account.late);
         // Whoever waits is counted once; but a first impression is of few, who are impatient.
         let asked = |pair: (&Account, &Slot)| {
             let established = pair.0.demand.is_established();
             let again = if established { pair.0.woken } else { 0 };
-            heard(pair).saturating_sub(again)
+            heard(pair).saturating_sub(again) + late(pair.0)
         };
         let pairs = || books.accounts.iter().zip(&slots);
         let any = pairs().any(|pair| heard(pair) > 0);
@@ -62,6 +66,7 @@ impl Active {
             let tokens = asked((account, slot));
             account.demand.observe(tokens, elapsed, settings.renewal);
             account.woken = 0;
+            account.late -= late(account);
             account.observed_spent = slot.spent;
             account.unobserved = 0;
         }

@@ -123,6 +123,15 @@ impl World<'_> {
         self.pay_on(number);
     }
 
+    /// Whether the table is being told that a lease cost more or less.
+    pub(super) fn is_correcting(&self) -> bool {
+        let mut payments = self.payments.iter().map(|(_, paying)| paying);
+        payments.any(|paying| {
+            let lives = self.processes[paying.process].incarnation == paying.incarnation;
+            lives && !paying.what.admits()
+        })
+    }
+
     /// The next step of a payment.
     pub(super) fn pay_on(&mut self, number: usize) {
         let paying = &mut self.payments[number];

@@ -4,8 +4,8 @@ use std::iter::zip;
 use std::time::Duration;
 
 use zae_limiter::Limit;
-use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::plan;
+use zae_limiter_core::item::{BucketItem, LimitItem, Ring};
+use zae_limiter_core::{WallTime, plan};
 
 use super::acquire::Caller;
 use super::random::NAMES;
@@ -60,9 +60,30 @@ fn add(sums: &mut [u64; NAMES.len()], tokens: [u64; NAMES.len()]) {
     }
 }
 
+/// How long it takes until the ring does not count any more what the dead held, if that is so much that
+/// all that flows in overflows. The living hold so many tokens.
+fn until_dropped(found: &LimitItem, held: i128, now: WallTime) -> Duration {
+    let Some(mut ring) = found.ring else {
+        return Duration::ZERO;
+    };
+    let out: i64 = ring.held.iter().sum();
+    ring.held = [0; 3];
+    ring.held[Ring::slot(ring.epoch)] = out - i64::try_from(held).unwrap_or_default();
+    let dead = LimitItem {
+        ring: Some(ring),
+        ..*found
+    };
+    if plan::drawable(&dead, now, None, 0) == 0 {
+        return Duration::ZERO;
+    }
+    let dropped_ms = (ring.epoch + 2) * ring.lease_ttl_ms;
+    Duration::from_millis(dropped_ms.saturating_sub(now.as_millis()))
+}
+
 #[allow(clippy::cast_precision_loss)]
 impl Measure {
-    /// How long it takes until no bucket is in debt any more.
+    /// How long it takes until no bucket is in debt any more, and nothing overflows any more
+    /// for what the dead held.
     pub(super) fn until_paid(world: &World<'_>) -> Duration {
         let wall = world.latest_wall();
         let limits = &world.processes[0].limits;
@@ -71,7 +92,10 @@ impl Measure {
                 let terms = limit.terms();
                 let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
                 let level = plan::level(item.as_ref(), wall, limit) + held * terms.token();
-                terms.time_until(level, 0)
+                let found = item.as_ref().and_then(|item| item.limit(limit.name()));
+                let dropped =
+                    found.map_or(Duration::ZERO, |found| until_dropped(found, held, wall));
+                terms.time_until(level, 0).max(dropped)
             };
             limits.iter().enumerate().map(of).max()
         };

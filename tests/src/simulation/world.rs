@@ -287,6 +287,11 @@ impl<'a> World<'a> {
     /// When debts are paid, of which nothing is allowed before, and two renewal periods have passed,
     /// the fleet is to be well.
     fn expect_recovery(&mut self) {
+        if self.is_correcting() {
+            self.end = self.now + self.scenario.latency.max(1);
+            self.plan(self.end, Event::Over);
+            return;
+        }
         let renewal = self.scenario.renewal();
         let debt = Measure::until_paid(self).as_nanos();
         let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);

@@ -74,6 +74,7 @@
 //! | a block is returned after the bucket has refilled in its place | `sharing::a_block_that_comes_back_late_brings_no_more_than_is_missing` |
 //! | what is in hand is reserved once more, and waited for | `sharing::what_is_in_hand_is_not_scheduled_once_more` |
 //! | a debt is paid, and still counts | `sharing::a_debt_that_is_paid_does_not_count_once_more` |
+//! | what is charged afterwards is taken for a rate | `sharing::what_is_charged_afterwards_is_not_the_demand_of_a_moment` |
 //! | the last one left shares with the dead | `sharing::who_is_left_alone_does_not_share_with_the_dead` |
 //! | those who are left share with the dead | `sharing::who_is_left_with_others_does_not_share_with_the_dead` |
 //! | who asks for far more than there is takes the others' shares, also when it is dead | `sharing::nobodys_demand_counts_for_more_than_the_limit` |

@@ -248,6 +248,25 @@ fn what_is_in_hand_is_not_scheduled_once_more() {
     assert!(admitted >= 36, "{admitted} of 40");
 }
 
+/// A lease that turns out to cost much costs it once. Who took that for a rate would claim what others
+/// need, for as long as a block lives.
+#[test]
+fn what_is_charged_afterwards_is_not_the_demand_of_a_moment() {
+    let (mut desk, mut table) = (Desk::new(&[limit(100, 1_000)]), None);
+    let mut most = 0;
+    for at in 0..100 {
+        desk.acquire(&mut table, 1).expect("a token");
+        desk.pass(&mut table, Duration::from_millis(100));
+        if at == 50 {
+            (desk.bucket).charge_anyway(&desk.clock, &desk.limits[0], 60);
+        }
+        if at >= 50 {
+            most = most.max(demand(&table));
+        }
+    }
+    assert!((15..=40).contains(&most), "{most} of 10 and 60 at once");
+}
+
 /// What is reserved comes when it does. Who asks sooner is told to wait, and costs no write.
 #[test]
 fn what_is_still_to_be_released_is_not_asked_for_again_and_again() {
