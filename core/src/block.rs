@@ -30,6 +30,13 @@ impl Schedule {
         }
     }
 
+    /// Releases nothing before `start`, and the last token not before `end`.
+    pub fn delay(&mut self, start: MonotonicTime, end: MonotonicTime) {
+        let end = self.end().max(end);
+        self.start = self.start.max(start);
+        self.length_nanos = (end.as_nanos() - self.start.as_nanos()).max(1);
+    }
+
     /// Tokens that are not released yet.
     #[must_use]
     pub fn pending(&self) -> u64 {

@@ -143,7 +143,7 @@ pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
     };
     let terms = found.terms;
     let held = Out::of(&ring, epoch(&ring, now), None).others;
-    let out = terms.level(found.z, now) + Ticks::from(held) * terms.token();
+    let out = terms.level(found.z, now).max(0) + Ticks::from(held) * terms.token();
     let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
     let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
     u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
@@ -165,6 +165,46 @@ pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level:
     };
     let others = Out::of(&ring, epoch(&ring, now), entered).others;
     level - Rest::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
+}
+
+/// How many tokens a process may hold beside what others hold: together no more than the bucket could
+/// give at once. What has overflowed lowers the level, but is in nobody's hand.
+#[must_use]
+pub fn block_max(
+    limit: &Limit,
+    found: Option<&LimitItem>,
+    now: WallTime,
+    entered: Option<Entry>,
+    lease_ttl: Duration,
+) -> u64 {
+    let ring = found.and_then(|found| found.ring);
+    let (lease_ttl, others) = match ring {
+        Some(ring) => (
+            ring_ttl(&ring),
+            Out::of(&ring, epoch(&ring, now), entered).others,
+        ),
+        None => (lease_ttl, 0),
+    };
+    let terms = limit.terms();
+    let guarded = terms.tokens_in(guarded_ttl(lease_ttl));
+    // Others may take a little meanwhile.
+    let most = tokens(limit.burst_tokens() + guarded - guarded / 16);
+    u64::try_from(most - others).unwrap_or(0)
+}
+
+/// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the slack:
+/// how long until the first, and until the last of them.
+#[must_use]
+pub fn flows_in(
+    found: &LimitItem,
+    now: WallTime,
+    lease_ttl: Duration,
+    scheduled: u64,
+) -> (Duration, Duration) {
+    let terms = found.terms;
+    let ahead = found.z - terms.empty_at(now) - terms.refill(slack_max(lease_ttl));
+    let first = ahead - Ticks::from(scheduled) * terms.token();
+    (terms.time_for(first), terms.time_for(ahead))
 }
 
 /// Until when at least all that flows in overflows, for what others hold; none if it does not.
@@ -222,7 +262,7 @@ struct Rest {
 
 impl Rest {
     fn of(terms: &Terms, ring: &Ring, others: i64, level: Ticks) -> Option<Self> {
-        let guarded = guarded_ttl(ring);
+        let guarded = guarded_ttl(ring_ttl(ring));
         if others <= tokens(terms.tokens_in(guarded)) {
             return None;
         }
@@ -246,9 +286,12 @@ pub(crate) fn slack_max(lease_ttl: Duration) -> Duration {
     lease_ttl / 32 * 5
 }
 
+fn ring_ttl(ring: &Ring) -> Duration {
+    Duration::from_millis(ring.lease_ttl_ms)
+}
+
 /// What the guards go by: flights and slack take the rest.
-fn guarded_ttl(ring: &Ring) -> Duration {
-    let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
+fn guarded_ttl(lease_ttl: Duration) -> Duration {
     lease_ttl - flight_max(lease_ttl) - slack_max(lease_ttl)
 }
 
@@ -360,20 +403,23 @@ impl Books {
                 level_rise_max: None,
             };
         };
+        let lease_ttl = ring_ttl(&ring);
+        let spare = tokens(terms.tokens_in(guarded_ttl(lease_ttl))) - self.out.others;
+        // By how much others may come to hold more beside the block that is taken, if one is.
+        let block = holding.filter(|holding| holding.tokens > 0);
+        let room = block.map_or(i64::MAX, |h| tokens(terms.burst) + spare - tokens(h.tokens));
         if let Some(rest) = Rest::of(terms, &ring, self.out.others, level) {
             return Share {
-                guard: self.guard(terms.to_tokens(rest.spare / 2)),
+                guard: self.guard(room.min(terms.to_tokens(rest.spare / 2))),
                 brim: 0,
                 slack: 0,
                 overflow: rest.overflow,
                 level_rise_max: Some(rest.spare / 2),
             };
         }
-        let spare = tokens(terms.tokens_in(guarded_ttl(&ring))) - self.out.others;
         let brim = if holding.is_some() { spare / 3 } else { 0 };
-        let lease_ttl = Duration::from_millis(ring.lease_ttl_ms);
         Share {
-            guard: self.guard(spare - brim),
+            guard: self.guard(room.min(spare - brim)),
             brim: Ticks::from(brim) * terms.token(),
             slack: if holding.is_some() || self.out.others > 0 {
                 slack(lease_ttl)

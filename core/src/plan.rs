@@ -14,6 +14,10 @@
 //! borrowed from. Everything that can be admitted later comes out of this sum and of refill,
 //! hence the bound: `admitted <= burst + rate * (window + lease_ttl)`.
 //!
+//! What overflows lowers the level, perhaps far below empty, while blocks stay as they were. So
+//! what is held is bounded by itself, too: the new block and what others hold together
+//! ([`block_max`]). And refill that is to come is not spent before it has come ([`flows_in`]).
+//!
 //! A guard knows the time at which it was planned, and the write arrives later: until then more
 //! flows in; and what a debit draws on may be refill that is to come, if others were faster. So the
 //! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for slack. An
@@ -27,7 +31,8 @@ use std::time::Duration;
 use crate::asked::Asked;
 use crate::holdings::Books;
 pub use crate::holdings::{
-    Entry, Holding, Returned, drawable, excess, flight_max, others_hold, overflows_for,
+    Entry, Holding, Returned, block_max, drawable, excess, flight_max, flows_in, others_hold,
+    overflows_for,
 };
 use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,

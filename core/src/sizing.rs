@@ -124,6 +124,8 @@ pub struct Situation {
     pub level: f64,
     /// What of that the process has in hand, to be spent at once.
     pub in_hand: u64,
+    /// The most that the process may hold, for what others hold.
+    pub block_max: u64,
     /// Refill per second.
     pub rate: f64,
     /// The process's demand per second.
@@ -310,6 +312,7 @@ impl Situation {
             };
         }
         let most = (AHEAD_PERIODS * self.rate * period + self.level).floor();
+        let most = most.min(self.block_max as f64);
         // What has been released to it is not scheduled once more.
         let fair = (share * self.rate * period * BLOCK_PERIODS + self.per_request).floor();
         let kept = (self.in_hand as f64).min(need).min(fair).min(most.max(0.0));

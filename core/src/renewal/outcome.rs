@@ -173,7 +173,14 @@ impl Active {
             let held = slot.stock + account.schedule.pending() + (granted - f.kept);
             let held = held.saturating_sub(excess[at]);
             let scheduled = f.grant.scheduled.min(held);
-            account.schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
+            let mut schedule = Schedule::new(flight.planned_at, f.grant.length, scheduled);
+            let seen = self.books.seen.item();
+            if let Some(found) = seen.and_then(|item| item.limit(self.limits[at].name())) {
+                let (first, last) = plan::flows_in(found, now.wall, settings.lease_ttl, scheduled);
+                schedule.delay(now.monotonic.after(first), now.monotonic.after(last));
+            }
+            let account = self.books.account(at);
+            account.schedule = schedule;
             slot.stock = held - scheduled;
             slot.low_water = if scheduled > 0 || f.grant.short {
                 0

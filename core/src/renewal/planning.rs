@@ -152,6 +152,7 @@ impl Active {
             } else {
                 0
             },
+            block_max: plan::block_max(limit, found, now.wall, account.entered, settings.lease_ttl),
             rate,
             demand,
             claim,

@@ -211,7 +211,7 @@ impl Ledgers {
             return Ok(());
         };
         let terms = &found.terms;
-        let out = terms.level(found.z, wall) + i128::from(held) * terms.token();
+        let out = terms.level(found.z, wall).max(0) + i128::from(held) * terms.token();
         let most = terms.full() + terms.refill(duration(self.allowance));
         if out <= most {
             return Ok(());

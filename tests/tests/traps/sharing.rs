@@ -121,9 +121,10 @@ fn who_waits_with_others_is_not_alone() {
     third.hands.advance(secs(10));
     (third.bucket).charge_anyway(&third.clock, &third.limits[0], 80);
     third.renew(&mut table);
-    for _ in 0..8 {
-        let shared = overload(&mut desks, &mut table, secs(1));
-        assert!(shared.iter().all(|share| *share <= 35), "{shared:?} of 50");
+    // What they have reserved comes to one after the other.
+    for _ in 0..4 {
+        let shared = overload(&mut desks, &mut table, secs(2));
+        assert!(shared.iter().all(|share| *share <= 70), "{shared:?} of 100");
     }
 }
 
@@ -265,6 +266,44 @@ fn what_is_charged_afterwards_is_not_the_demand_of_a_moment() {
         }
     }
     assert!((15..=40).contains(&most), "{most} of 10 and 60 at once");
+}
+
+/// Processes that are refused for another limit hold more and more of what they cannot spend. What
+/// overflows meanwhile lowers the level, but not what they hold.
+#[test]
+fn what_processes_hold_is_bounded_by_itself() {
+    let other = per_day("rpd", 1);
+    let new = || Desk::new(&[limit(100, 50), other.clone()]);
+    let (mut desks, mut table) = (Vec::from_iter((0..4).map(|_| new())), None);
+    let mut most = 0;
+    for _ in 0..4_000 {
+        for desk in &mut desks {
+            if desk.take_of(&[("rps", 25), ("rpd", 1)]) == Err(Shortage::Miss) {
+                desk.renew(&mut table);
+            }
+            desk.pass(&mut table, Duration::from_millis(5));
+        }
+        most = most.max(desks.iter().map(Desk::holds).sum());
+    }
+    assert!(most <= 50 + 100 * 5, "{most} of a burst of 50 and 500");
+}
+
+/// Processes reserve what flows in, and may do so at the same time. All together spend no more of it
+/// than has flowed in, but for what the bound leaves for that.
+#[test]
+fn what_is_reserved_is_not_spent_before_it_has_flowed_in() {
+    let new = || Desk::new(&[limit(100, 1)]);
+    let (mut desks, mut table) = (Vec::from_iter((0..8).map(|_| new())), None);
+    let mut admitted = 0;
+    for at in 1..=300 {
+        let during = overload_by(&mut desks, &mut table, Duration::from_millis(10), 3);
+        admitted += during.iter().sum::<u64>();
+        let slack = 500 * 5 / 32;
+        assert!(
+            admitted <= 1 + at + slack + 16,
+            "{admitted} after {at} tokens"
+        );
+    }
 }
 
 /// What is reserved comes when it does. Who asks sooner is told to wait, and costs no write.
