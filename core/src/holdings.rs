@@ -167,8 +167,13 @@ pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level:
     level - Rest::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
 }
 
-/// How many tokens a process may hold beside what others hold: together no more than the bucket could
-/// give at once. What has overflowed lowers the level, but is in nobody's hand.
+/// How many tokens all processes together may hold: what the bucket could give at once. What has
+/// overflowed lowers the level, but is in nobody's hand.
+fn blocks_max(terms: &Terms, lease_ttl: Duration) -> u64 {
+    terms.burst + terms.tokens_in(lease_ttl - flight_max(lease_ttl))
+}
+
+/// How many tokens a process may hold, beside what others hold and may take meanwhile.
 #[must_use]
 pub fn block_max(
     limit: &Limit,
@@ -178,18 +183,11 @@ pub fn block_max(
     lease_ttl: Duration,
 ) -> u64 {
     let ring = found.and_then(|found| found.ring);
-    let (lease_ttl, others) = match ring {
-        Some(ring) => (
-            ring_ttl(&ring),
-            Out::of(&ring, epoch(&ring, now), entered).others,
-        ),
-        None => (lease_ttl, 0),
-    };
-    let terms = limit.terms();
-    let guarded = terms.tokens_in(guarded_ttl(lease_ttl));
-    // Others may take a little meanwhile.
-    let most = tokens(limit.burst_tokens() + guarded - guarded / 16);
-    u64::try_from(most - others).unwrap_or(0)
+    let others = |ring: &Ring| Out::of(ring, epoch(ring, now), entered).others;
+    let lease_ttl = ring.as_ref().map_or(lease_ttl, ring_ttl);
+    let others = ring.as_ref().map_or(0, others).unsigned_abs();
+    let meanwhile = limit.terms().tokens_in(lease_ttl / 16);
+    blocks_max(limit.terms(), lease_ttl).saturating_sub(others + meanwhile)
 }
 
 /// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the slack:
@@ -407,7 +405,9 @@ impl Books {
         let spare = tokens(terms.tokens_in(guarded_ttl(lease_ttl))) - self.out.others;
         // By how much others may come to hold more beside the block that is taken, if one is.
         let block = holding.filter(|holding| holding.tokens > 0);
-        let room = block.map_or(i64::MAX, |h| tokens(terms.burst) + spare - tokens(h.tokens));
+        let room = block.map_or(i64::MAX, |block| {
+            tokens(blocks_max(terms, lease_ttl)) - self.out.others - tokens(block.tokens)
+        });
         if let Some(rest) = Rest::of(terms, &ring, self.out.others, level) {
             return Share {
                 guard: self.guard(room.min(terms.to_tokens(rest.spare / 2))),

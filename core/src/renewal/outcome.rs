@@ -189,8 +189,7 @@ impl Active {
             };
             if f.grant.scheduled > 0 {
                 // Also where all of it was spent while the write was on its way.
-                let end = flight.planned_at.after(f.grant.length);
-                renew_at = renew_at.min(end.before(settings.latency * 2));
+                renew_at = renew_at.min(schedule.end().before(settings.latency * 2));
             }
             // A grant that was short by a guess at what the others took says nothing, if the table
             // turns out to hold what the caller wants.

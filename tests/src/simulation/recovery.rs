@@ -212,9 +212,9 @@ impl Measure {
         // because of their own bucket, or because of one that they share. One bucket that knows
         // everything is no measure either: of those who come at regular times it serves the same
         // ones always.
-        let of_allowed = |child: usize| {
-            let shared = self.shares[child];
-            let children = || (0..self.allowed.len()).filter(move |at| self.shares[*at] == shared);
+        let of_allowed = |child: usize, shares: &dyn Fn(usize) -> usize| {
+            let shared = shares(child);
+            let children = || (0..self.allowed.len()).filter(move |at| shares(*at) == shared);
             let demanded =
                 |child: usize| self.tallies.iter().map(move |t| t[child].demanded[limit]);
             let allowed: u64 = children().map(|child| self.allowed[child][limit]).sum();
@@ -223,11 +223,19 @@ impl Measure {
             let there = allowed + self.there[shared][limit];
             there.min(demanded) as f64 / demanded as f64
         };
-        let fairness = self.fairness(limit, |_| 1.0);
+        // Where only some of what is asked for is charged to a shared bucket, either may be the one that
+        // is used up.
+        let fairness = [
+            self.fairness(limit, |_| 1.0),
+            self.fairness(limit, |child| {
+                of_allowed(child, &|child| self.shares[child])
+            }),
+            self.fairness(limit, |child| of_allowed(child, &|child| child)),
+        ];
         Recovery {
             admitted: admitted.sum(),
             allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
-            fairness: fairness.max(self.fairness(limit, of_allowed)),
+            fairness: fairness.into_iter().fold(0.0, f64::max),
             promised,
             ..Recovery::default()
         }
