@@ -187,8 +187,8 @@ const LAG_MAX: f64 = 0.15;
 const LAG_GAIN: f64 = 2.0;
 /// By what factor the fleet's demand is taken to be less, where it leaves something.
 const FLEET_SHRINKS: f64 = 1.5;
-/// How many renewal periods of refill have to be reserved for that to be over.
-const FLEET_RESERVES: f64 = 0.25;
+/// How much has to be reserved for that to be over, as a part of what reservations are steered to.
+const FLEET_RESERVES: f64 = 0.85;
 /// The most that one grant reserves ahead, as a multiple of the process's share.
 const PACE_MAX: f64 = 1.2;
 /// How many renewal periods of its share a process catches up, or gives up again, at most.
@@ -232,7 +232,7 @@ impl Situation {
         // What was too little is not forgotten at once: it would soon be too much again.
         let grown = self.fleet_demand * FLEET_SHRINKS;
         match before? {
-            before if reserved <= FLEET_RESERVES => Some(before),
+            before if reserved <= FLEET_RESERVES * self.ahead_target() => Some(before),
             _ if grown < FLEET_SHRINKS * self.rate => Some(grown),
             _ => None,
         }
@@ -261,6 +261,12 @@ impl Situation {
         let most = BEHIND_MAX * share * self.renewal.as_secs_f64();
         let most = most.max(BEHIND_REQUESTS * self.per_request);
         (self.behind + share * elapsed.as_secs_f64() - took).clamp(-most, most)
+    }
+
+    /// How many renewal periods of refill reservations are steered to run ahead, where all is reserved.
+    fn ahead_target(&self) -> f64 {
+        let drawable = slack_max(self.lease_ttl).div_duration_f64(self.renewal);
+        (AHEAD_TARGET * drawable).min(AHEAD_TARGET_MAX)
     }
 
     /// The block to take now.
@@ -326,8 +332,7 @@ impl Situation {
         } else {
             BLOCK_PERIODS
         };
-        let drawable = slack_max(self.lease_ttl).as_secs_f64() / period;
-        let target = (AHEAD_TARGET * drawable).min(AHEAD_TARGET_MAX);
+        let target = self.ahead_target();
         let lag = target - ahead;
         let lag = lag.min(0.0) + LAG_GAIN * (lag - LAG_MAX.min(target / 2.0)).max(0.0);
         let pace = periods * ((BLOCK_PERIODS + lag) / BLOCK_PERIODS).clamp(0.0, PACE_MAX);
