@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::asked::Asked;
 use crate::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
 use crate::plan::Transfer;
+use crate::sabotage::Sabotage;
 use crate::{Limit, Terms, Ticks, WallTime};
 
 /// What a process holds in its block, to be entered into the ring.
@@ -170,6 +171,9 @@ pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level:
 /// How many tokens all processes together may hold: what the bucket could give at once. What has
 /// overflowed lowers the level, but is in nobody's hand.
 fn blocks_max(terms: &Terms, lease_ttl: Duration) -> u64 {
+    if Sabotage::HeldUnbounded.is_planted() {
+        return 1 << 62;
+    }
     terms.burst + terms.tokens_in(lease_ttl - flight_max(lease_ttl))
 }
 

@@ -24,11 +24,13 @@ pub enum Sabotage {
     DebtDropped,
     /// A bucket is not asked for again after a failure, until the table was out of reach for all.
     PausedForEver,
+    /// What all processes hold is not bounded by itself.
+    HeldUnbounded,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -38,6 +40,7 @@ impl Sabotage {
         Self::HalfCascade,
         Self::DebtDropped,
         Self::PausedForEver,
+        Self::HeldUnbounded,
     ];
 }
 

@@ -84,7 +84,7 @@ fn until_dropped(found: &LimitItem, held: i128, now: WallTime) -> Duration {
 impl Measure {
     /// How long it takes until no bucket is in debt any more, and nothing overflows any more
     /// for what the dead held.
-    pub(super) fn until_paid(world: &World<'_>) -> Duration {
+    pub(super) fn until_unblocked(world: &World<'_>) -> Duration {
         let wall = world.latest_wall();
         let limits = &world.processes[0].limits;
         let of = |(bucket, item): (usize, &Option<BucketItem>)| {

@@ -293,7 +293,7 @@ impl<'a> World<'a> {
             return;
         }
         let renewal = self.scenario.renewal();
-        let debt = Measure::until_paid(self).as_nanos();
+        let debt = Measure::until_unblocked(self).as_nanos();
         let debt = Nanos::try_from(debt).unwrap_or(Nanos::MAX);
         let recovered = self.now + debt.min(DEBT_PERIODS_MAX * renewal) + 2 * renewal;
         self.plan(recovered, Event::Recovered);
