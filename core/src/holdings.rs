@@ -209,6 +209,40 @@ pub fn flows_in(
     (terms.time_for(first), terms.time_for(ahead))
 }
 
+/// What overflows of `level`, which may be above full, in a bucket as `found`: for what others hold, and
+/// for what flowed in beside the block that the process held `before`, though it was spent since.
+#[must_use]
+pub fn overflow(
+    found: &LimitItem,
+    now: WallTime,
+    entered: Option<Entry>,
+    before: u64,
+    level: Ticks,
+) -> Ticks {
+    let Some(ring) = found.ring else {
+        return 0;
+    };
+    let out = Out::of(&ring, epoch(&ring, now), entered);
+    let own = entered.map_or(0, |entered| entered.held.min(tokens(before)));
+    let found_level = found.terms.level(found.z, now);
+    overflow_of(&found.terms, &ring, out.others, own, found_level, level)
+}
+
+fn overflow_of(
+    terms: &Terms,
+    ring: &Ring,
+    others: i64,
+    own: i64,
+    found_level: Ticks,
+    level: Ticks,
+) -> Ticks {
+    let clamped = level.min(terms.full());
+    let beside_others = Rest::of(terms, ring, others, clamped).map_or(0, |rest| rest.overflow);
+    let most = terms.full() + terms.refill(guarded_ttl(ring_ttl(ring)));
+    let over = found_level + Ticks::from(others + own) * terms.token() - most;
+    beside_others.max(over - (level - clamped))
+}
+
 /// Until when at least all that flows in overflows, for what others hold; none if it does not.
 #[must_use]
 pub fn overflows_for(found: &LimitItem, now: WallTime, entered: Option<Entry>) -> Option<Duration> {
@@ -301,6 +335,8 @@ fn guarded_ttl(lease_ttl: Duration) -> Duration {
 pub(crate) struct Books {
     ring: Option<(Ring, u64)>,
     out: Out,
+    /// What the process held before, as far as it was spent or is given back.
+    own: i64,
     pub(crate) change: RingChange,
 }
 
@@ -335,11 +371,13 @@ impl Books {
             return Self {
                 ring: None,
                 out: Out::default(),
+                own: 0,
                 change: holding.map_or(RingChange::Keep, change),
             };
         };
         let epoch = epoch(&ring, now);
-        let out = Out::of(&ring, epoch, holding.and_then(|h| h.entered));
+        let entered = holding.and_then(|h| h.entered);
+        let out = Out::of(&ring, epoch, entered);
         let mut change = match holding {
             Some(h) if out.live && ring.lease_ttl_ms >= millis(h.lease_ttl) => {
                 Self::add(&ring, epoch, &h, entry)
@@ -366,6 +404,7 @@ impl Books {
         Self {
             ring: Some((ring, epoch)),
             out,
+            own: entered.map_or(0, |entered| entered.held.min(tokens(t.held_before()))),
             change,
         }
     }
@@ -393,8 +432,15 @@ impl Books {
         }
     }
 
-    /// `level` is what the bucket holds with this write's credit, before its debit.
-    pub(crate) fn share(&self, terms: &Terms, level: Ticks, holding: Option<Holding>) -> Share {
+    /// `level` is what the bucket holds with this write's credit, before its debit; it was found with
+    /// `found_level`.
+    pub(crate) fn share(
+        &self,
+        terms: &Terms,
+        found_level: Ticks,
+        level: Ticks,
+        holding: Option<Holding>,
+    ) -> Share {
         let slack = |lease_ttl| terms.refill(slack_max(lease_ttl));
         let Some((ring, _)) = self.ring else {
             return Share {
@@ -412,12 +458,14 @@ impl Books {
         let room = block.map_or(i64::MAX, |block| {
             tokens(blocks_max(terms, lease_ttl)) - self.out.others - tokens(block.tokens)
         });
+        let overflow = overflow_of(terms, &ring, self.out.others, self.own, found_level, level);
+        let level = level.min(terms.full());
         if let Some(rest) = Rest::of(terms, &ring, self.out.others, level) {
             return Share {
                 guard: self.guard(room.min(terms.to_tokens(rest.spare / 2))),
                 brim: 0,
                 slack: 0,
-                overflow: rest.overflow,
+                overflow,
                 level_rise_max: Some(rest.spare / 2),
             };
         }
@@ -430,7 +478,7 @@ impl Books {
             } else {
                 0
             },
-            overflow: 0,
+            overflow: overflow.max(0),
             level_rise_max: None,
         }
     }

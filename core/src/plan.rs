@@ -14,6 +14,9 @@
 //! borrowed from. Everything that can be admitted later comes out of this sum and of refill,
 //! hence the bound: `admitted <= burst + rate * (window + lease_ttl)`.
 //!
+//! What flows in between two writes adds to the sum. So the next one goes by what was held at the
+//! last, its own block included, whether it was spent since or not ([`overflow`]).
+//!
 //! What overflows lowers the level, perhaps far below empty, while blocks stay as they were. So
 //! what is held is bounded by itself, too: the new block and what others hold together
 //! ([`block_max`]). And refill that is to come is not spent before it has come ([`flows_in`]).
@@ -32,7 +35,7 @@ use crate::asked::Asked;
 use crate::holdings::Books;
 pub use crate::holdings::{
     Entry, Holding, Returned, block_max, drawable, excess, flight_max, flows_in, others_hold,
-    overflows_for,
+    overflow, overflows_for,
 };
 use crate::item::{
     BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
@@ -99,6 +102,8 @@ pub struct Transfer<'a> {
     pub scheduled: u64,
     /// Of what is taken, what the process had in hand before.
     pub in_hand: u64,
+    /// Tokens that were spent of what was held in a block.
+    pub spent: u64,
     /// How far that may run ahead of the refill.
     pub ahead: Duration,
     /// Net consumption to report, in tokens.
@@ -110,6 +115,11 @@ pub struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
+    /// What the block held that is given back, as far as it did not expire.
+    pub(crate) fn held_before(&self) -> u64 {
+        self.returned.tokens.saturating_add(self.spent)
+    }
+
     fn is_debit(&self) -> bool {
         self.take > 0 || self.owe > 0
     }
@@ -144,6 +154,7 @@ impl<'a> Transfer<'a> {
             in_demand: false,
             scheduled: 0,
             in_hand: 0,
+            spent: 0,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
@@ -236,15 +247,15 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
 #[must_use]
 pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool {
     let terms = t.limit.terms();
-    let level = level(seen, now, t.limit) + Ticks::from(t.give) * terms.token();
-    let level = level.min(terms.full());
+    let found_level = level(seen, now, t.limit);
+    let level = found_level + Ticks::from(t.give) * terms.token();
     let found = seen.and_then(|item| item.limit(t.limit.name()));
     let (slack, overflow) = found.map_or((0, 0), |found| {
         let books = Books::of(found, now, t, &mut None);
-        let share = books.share(terms, level, t.holding);
+        let share = books.share(terms, found_level, level, t.holding);
         (share.slack, share.overflow)
     });
-    level - overflow >= t.level_min(terms, slack)
+    level.min(terms.full()) - overflow >= t.level_min(terms, slack)
 }
 
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
@@ -348,7 +359,7 @@ fn update(
     let books = Books::of(found, now, t, entry);
     let unclamped = empty_at - found.z + give;
     let level = unclamped.min(terms.full());
-    let share = books.share(&terms, level, t.holding);
+    let share = books.share(&terms, terms.level(found.z, now), unclamped, t.holding);
     // What the bucket holds beyond full must not hide what overflows for the others' sake.
     let above_full = if share.overflow > 0 {
         (unclamped - level).max(0)

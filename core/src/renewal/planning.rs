@@ -140,11 +140,12 @@ impl Active {
         let comes_back = (unspent + account.credit + account.recalled) as f64;
         let comes_back = comes_back - replaced as f64 / found_token;
         let level = level + comes_back + rate * since - taken;
-        let level = level.min(limit.burst_tokens() as f64);
-        let level = found.map_or(level, |found| {
+        let overflow = found.map_or(0, |found| {
+            let before = unspent.saturating_add(self.spent_of_block(slot));
             let level = (level * token) as Ticks;
-            plan::drawable(found, now.wall, account.entered, level) as f64 / token
+            plan::overflow(found, now.wall, account.entered, before, level)
         });
+        let level = level.min(limit.burst_tokens() as f64) - overflow as f64 / token;
         let situation = Situation {
             level: level - account.debt as f64,
             in_hand: if now.monotonic < self.expires_at {
@@ -168,6 +169,17 @@ impl Active {
             lease_ttl: settings.lease_ttl,
         };
         (situation, taken)
+    }
+
+    /// How much of the block was spent, at most.
+    fn spent_of_block(&self, slot: usize) -> u64 {
+        // What is to be reported for an hour that is over was, perhaps, spent of it, too.
+        let all = !self.books.past.is_empty();
+        if all {
+            u64::MAX
+        } else {
+            self.slots[slot].spent
+        }
     }
 
     /// `tokens` of the block, on their way back.
@@ -206,6 +218,7 @@ impl Active {
                 Grant::default()
             };
             let returned = self.returned(now.monotonic, settings, at, unspent);
+            let spent_of_block = self.spent_of_block(at);
             let account = self.books.account(at);
             let taken = grant.stock + grant.scheduled;
             let starves = keeps && grant.short && account.demand.milli() > 0;
@@ -226,6 +239,7 @@ impl Active {
                 in_demand: keeps && (account.wanted > 0 || account.demand.milli() > 0),
                 scheduled: grant.scheduled,
                 in_hand: grant.in_hand,
+                spent: spent_of_block,
                 ahead: settings.renewal.mul_f64(AHEAD_PERIODS_MAX),
                 consumed: match &past {
                     Some((_, consumed)) => consumed.get(at).copied().unwrap_or(0),

@@ -71,6 +71,7 @@
 //! | what is owed or owing of a limit that nobody declares any more is dropped | `changes::a_debt_of_a_limit_that_is_declared_no_more_is_not_dropped`, `changes::a_credit_of_a_limit_that_is_declared_no_more_is_not_dropped` |
 //! | what overflows lowers the level, and blocks grow beside it | `sharing::what_processes_hold_is_bounded_by_itself` |
 //! | processes that reserve at the same time spend it before it has flowed in | `sharing::what_is_reserved_is_not_spent_before_it_has_flowed_in` |
+//! | what flowed in beside blocks is kept, for they were spent by the next write | `sharing::what_flowed_in_beside_blocks_overflows_though_they_are_spent` |
 //! | a bucket over full hides what has to overflow | `sharing::a_bucket_over_full_hides_nothing_that_overflows` |
 //! | an old answer comes after a new one, and is believed | `failures::an_answer_that_was_overtaken_changes_nothing` |
 //! | a block is returned after the bucket has refilled in its place | `sharing::a_block_that_comes_back_late_brings_no_more_than_is_missing` |

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use zae_limiter::Limit;
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::plan::{self, Holding, Seen, Transfer};
+use zae_limiter_core::plan::{self, Holding, Returned, Seen, Transfer};
 use zae_limiter_core::{Charges, Shortage};
 use zae_limiter_tests::desk::{Desk, End};
 use zae_limiter_tests::fleet::{Fleet, Shape};
@@ -476,6 +476,52 @@ fn what_has_overflowed_does_not_overflow_once_more() {
     let again = returning(found);
     BucketItem::apply(&mut table, &again).expect("it is applied");
     assert!(level(&table) >= before, "{} of {before}", level(&table));
+}
+
+/// Processes hold much, and renew it unspent. What flows in between two writes overflows at the next one, also
+/// where all that was held has been spent meanwhile: it was there to spend, beside what flowed in.
+#[test]
+fn what_flowed_in_beside_blocks_overflows_though_they_are_spent() {
+    let limit = limit(100, 1_000);
+    let (mut table, desk) = (None, Desk::new(std::slice::from_ref(&limit)));
+    let mut entered = [None; 2];
+    // Takes `take` after it has spent so much of its 500, and gives back the rest.
+    let mut renew = |who: usize, at: u64, spent: u64, take: u64| {
+        let first = entered[who].is_none();
+        let unspent = if first { 0 } else { 500 - spent };
+        let transfer = Transfer {
+            take,
+            give: unspent,
+            returned: Returned {
+                tokens: unspent,
+                ..Returned::default()
+            },
+            in_hand: unspent,
+            spent,
+            holding: Some(Holding {
+                lease_ttl: secs(5),
+                tokens: take,
+                demand_milli: 0,
+                entered: entered[who],
+            }),
+            ..Transfer::new(&limit)
+        };
+        let wall = desk.clock.wall().after(secs(at));
+        if !plan::fits(table.as_ref(), wall, &transfer) {
+            return false;
+        }
+        let seen = table.clone().map_or(Seen::Missing, Seen::Item);
+        let plan = plan::plan(&seen, wall, &[transfer]).expect("a debit");
+        BucketItem::apply(&mut table, &plan.write).expect("it is applied");
+        entered[who] = plan.entries[0];
+        true
+    };
+    for at in [0, 4, 8] {
+        assert!(renew(0, at, 0, 500) && renew(1, at, 0, 500));
+    }
+    let more = (1..=1_000).rev().find(|take| renew(0, 12, 500, *take));
+    let admitted = 500 + 500 + more.unwrap_or_default();
+    assert!(admitted <= 1_000 + 500, "{admitted} of a burst of 1,000");
 }
 
 /// After two leases the ring does not count a block any more, and the bucket refills in its place.
