@@ -41,6 +41,8 @@ pub(super) struct Measure {
     lacking: [u64; NAMES.len()],
     /// Which bucket a child shares with others: its parent's, or its own.
     shares: Vec<usize>,
+    /// Whether only some requests are charged to that, so that either bucket may be the one that is used up.
+    some_cascade: bool,
     /// Which processes are served in the order in which they come, and come in the same order always:
     /// those have their share together.
     in_turn: Vec<bool>,
@@ -138,6 +140,7 @@ impl Measure {
             allowed: vec![[0; NAMES.len()]; world.scenario.children],
             lacking: [0; NAMES.len()],
             shares: (0..world.scenario.children).map(shares).collect(),
+            some_cascade: (1..1_000).contains(&world.scenario.cascade),
             in_turn: world.scenario.strict.iter().map(in_turn).collect(),
             tallies: vec![
                 vec![Tally::default(); world.scenario.children];
@@ -223,19 +226,16 @@ impl Measure {
             let there = allowed + self.there[shared][limit];
             there.min(demanded) as f64 / demanded as f64
         };
-        // Where only some of what is asked for is charged to a shared bucket, either may be the one that
-        // is used up.
-        let fairness = [
-            self.fairness(limit, |_| 1.0),
-            self.fairness(limit, |child| {
-                of_allowed(child, &|child| self.shares[child])
-            }),
-            self.fairness(limit, |child| of_allowed(child, &|child| child)),
-        ];
+        let even = self.fairness(limit, |_| 1.0);
+        let shared = self.fairness(limit, |child| {
+            of_allowed(child, &|child| self.shares[child])
+        });
+        let own = self.fairness(limit, |child| of_allowed(child, &|child| child));
+        let own = if self.some_cascade { own } else { 0.0 };
         Recovery {
             admitted: admitted.sum(),
             allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
-            fairness: fairness.into_iter().fold(0.0, f64::max),
+            fairness: even.max(shared).max(own),
             promised,
             ..Recovery::default()
         }
@@ -344,6 +344,7 @@ mod tests {
             allowed: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
             lacking: [1, 0],
             shares: shares.to_vec(),
+            some_cascade: false,
             in_turn: vec![false; rows.len()],
             tallies: rows
                 .iter()
