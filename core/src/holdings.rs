@@ -61,6 +61,11 @@ impl Entry {
         }
     }
 
+    /// What was held of that, where so much is given back or was spent since.
+    fn held_of(self, before: u64) -> i64 {
+        self.held.min(tokens(before))
+    }
+
     fn held_in(&self, ring: &Ring, epoch: u64) -> i64 {
         let counted = self.lease_ttl_ms == ring.lease_ttl_ms && self.epoch + 1 >= epoch;
         if counted { self.held } else { 0 }
@@ -132,8 +137,8 @@ pub fn flight_max(lease_ttl: Duration) -> Duration {
     lease_ttl / 32
 }
 
-/// By how many tokens the level and all blocks together are over `burst + rate * lease_ttl`,
-/// rounded up.
+/// By how many tokens all blocks, and the level if there is any, are over `burst + rate * lease_ttl`
+/// together, rounded up.
 #[must_use]
 pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
     let Some(found) = item.limit(limit.name()) else {
@@ -210,7 +215,7 @@ pub fn flows_in(
 }
 
 /// What overflows of `level`, which may be above full, in a bucket as `found`: for what others hold, and
-/// for what flowed in beside the block that the process held `before`, though it was spent since.
+/// for what flowed in beside blocks. Of its own block the process gives back, or has spent, `before`.
 #[must_use]
 pub fn overflow(
     found: &LimitItem,
@@ -223,7 +228,7 @@ pub fn overflow(
         return 0;
     };
     let out = Out::of(&ring, epoch(&ring, now), entered);
-    let own = entered.map_or(0, |entered| entered.held.min(tokens(before)));
+    let own = entered.map_or(0, |entered| entered.held_of(before));
     let found_level = found.terms.level(found.z, now);
     overflow_of(&found.terms, &ring, out.others, own, found_level, level)
 }
@@ -335,7 +340,7 @@ fn guarded_ttl(lease_ttl: Duration) -> Duration {
 pub(crate) struct Books {
     ring: Option<(Ring, u64)>,
     out: Out,
-    /// What the process held before, as far as it was spent or is given back.
+    /// What the process held until now, spent since or not.
     own: i64,
     pub(crate) change: RingChange,
 }
@@ -404,7 +409,7 @@ impl Books {
         Self {
             ring: Some((ring, epoch)),
             out,
-            own: entered.map_or(0, |entered| entered.held.min(tokens(t.held_before()))),
+            own: entered.map_or(0, |entered| entered.held_of(t.held_before())),
             change,
         }
     }

@@ -115,7 +115,7 @@ pub struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// What the block held that is given back, as far as it did not expire.
+    /// What the block held: what is given back of it, and what was spent.
     pub(crate) fn held_before(&self) -> u64 {
         self.returned.tokens.saturating_add(self.spent)
     }

@@ -483,8 +483,8 @@ fn what_has_overflowed_does_not_overflow_once_more() {
     assert!(level(&table) >= before, "{} of {before}", level(&table));
 }
 
-/// Processes hold much, and renew it unspent. What flows in between two writes overflows at the next one, also
-/// where all that was held has been spent meanwhile: it was there to spend, beside what flowed in.
+/// Processes hold much, and renew it unspent. What flows in between two writes overflows at the next
+/// one, also where all that was held has been spent meanwhile.
 #[test]
 fn what_flowed_in_beside_blocks_overflows_though_they_are_spent() {
     let limit = limit(100, 1_000);
