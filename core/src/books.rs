@@ -2,6 +2,7 @@
 //! Plain state; what is done with it is in [`crate::renewal`].
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -228,6 +229,15 @@ impl Books {
 
     pub(crate) fn is_writing(&self) -> bool {
         self.flight.is_some()
+    }
+
+    /// Who has not looked for some periods had no reason to, nor perhaps had others: that they are silent
+    /// says nothing.
+    pub(crate) fn forget_silence(&mut self, now: MonotonicTime, renewal: Duration) {
+        let unseen = now.since(self.seen_at);
+        if unseen > renewal * 3 / 2 {
+            self.company_at = self.company_at.after(unseen);
+        }
     }
 
     /// What the bucket was found as, or was left as by so many writes of this process. Returns whether

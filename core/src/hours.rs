@@ -145,12 +145,9 @@ mod tests {
     use crate::renewal::{Outcome, RenewalSettings, Why};
     use crate::{BucketCache, BucketRef, Charges, Clock, Limit, ManualClock, Request};
 
-    const SETTINGS: RenewalSettings = RenewalSettings {
-        renewal: Duration::from_secs(1),
-        lease_ttl: Duration::from_secs(5),
-        latency: Duration::from_millis(10),
-        jitter: 0.5,
-    };
+    fn settings() -> RenewalSettings {
+        RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5))
+    }
 
     /// A process, its table, and what happened and what the table was told of, by hour.
     struct Process {
@@ -219,7 +216,7 @@ mod tests {
         }
 
         fn look(&mut self) {
-            let step = self.bucket.check(&self.clock, &SETTINGS, Why::Due);
+            let step = self.bucket.check(&self.clock, &settings(), Why::Due);
             self.follow(step);
         }
 
@@ -249,7 +246,7 @@ mod tests {
                     Err(found) => Outcome::Refused(found),
                 }
             };
-            let step = (self.bucket).complete(&self.clock, &SETTINGS, Why::Due, outcome);
+            let step = (self.bucket).complete(&self.clock, &settings(), Why::Due, outcome);
             self.follow(step);
         }
 

@@ -61,12 +61,7 @@ impl Desk {
     #[must_use]
     pub fn new(limits: &[Limit]) -> Self {
         let (clock, hands) = Clock::manual();
-        let settings = RenewalSettings {
-            renewal: Duration::from_secs(1),
-            lease_ttl: Duration::from_secs(5),
-            latency: Duration::from_millis(10),
-            jitter: 0.0,
-        };
+        let settings = RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5));
         let limits: Arc<[Limit]> = limits.into();
         let cache = BucketCache::new();
         let bucket = cache.get_or_insert("entity", "api", &limits);

@@ -29,10 +29,8 @@ pub use simulation::Happening;
 use simulation::Simulation;
 
 pub(crate) const RESOURCE: &str = "api";
-/// As the driver has it: what it sleeps longer than it was told to, and what it thinks of the
-/// latency before it has measured it.
+/// As the driver has it: what it sleeps longer than it was told to.
 pub(crate) const OVERSLEPT: Duration = Duration::from_micros(500);
-pub(crate) const LATENCY_GUESS: Duration = Duration::from_millis(10);
 const IDLE_TTL: Duration = Duration::from_secs(600);
 /// Nobody waits for ever: what a closing fleet has not given back by then is lost.
 const CLOSING: Duration = Duration::from_secs(60);
@@ -100,12 +98,8 @@ impl Fleet {
     }
 
     fn machine(&self, seed: u64) -> Machine {
-        let settings = RenewalSettings {
-            renewal: Duration::from_millis(self.options.renewal_interval_ms),
-            lease_ttl: self.lease_ttl(),
-            latency: LATENCY_GUESS,
-            jitter: 0.0,
-        };
+        let renewal = Duration::from_millis(self.options.renewal_interval_ms);
+        let settings = RenewalSettings::new(renewal, self.lease_ttl());
         let breaker = Arc::new(Breaker::new(settings.renewal, seed));
         Machine::new(settings, IDLE_TTL, breaker, seed)
     }

@@ -31,7 +31,29 @@ pub struct RenewalSettings {
     pub jitter: f64,
 }
 
+/// How long a write is taken to need before one was measured.
+const LATENCY_GUESS: Duration = Duration::from_millis(10);
+
 impl RenewalSettings {
+    /// For blocks that are renewed so often and spendable for so long.
+    #[must_use]
+    pub fn new(renewal: Duration, lease_ttl: Duration) -> Self {
+        Self {
+            renewal,
+            lease_ttl,
+            latency: LATENCY_GUESS,
+            jitter: 0.0,
+        }
+    }
+
+    /// A write has taken so long. If that is far longer than others did, the process stood still, or the
+    /// table: the next one will not.
+    pub fn learn_latency(&mut self, took: Duration) {
+        let most = (self.latency * 2).max(LATENCY_GUESS);
+        let took = took.min(most).min(self.renewal / 8);
+        self.latency = (self.latency * 7 + took) / 8;
+    }
+
     /// For a bucket whose writes were throttled: fewer and larger ones. No larger than that: what is
     /// reserved for so long, others do not have when it is over.
     fn stretched(self) -> Self {
@@ -293,5 +315,30 @@ impl Active {
             + accounts
                 .map(|account| account.schedule.pending())
                 .sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_stood_still_does_not_take_its_writes_for_slow() {
+        let ms = Duration::from_millis;
+        let mut settings = RenewalSettings::new(ms(1_000), ms(5_000));
+        settings.learn_latency(ms(9_000));
+        assert!(settings.latency < ms(12), "{:?}", settings.latency);
+        for _ in 0..40 {
+            settings.learn_latency(ms(40));
+        }
+        assert!(settings.latency > ms(35), "{:?}", settings.latency);
+        for _ in 0..40 {
+            settings.learn_latency(Duration::ZERO);
+        }
+        assert!(settings.latency < ms(1), "{:?}", settings.latency);
+        for _ in 0..40 {
+            settings.learn_latency(ms(8));
+        }
+        assert!(settings.latency > ms(7), "{:?}", settings.latency);
     }
 }

@@ -31,6 +31,7 @@ impl Active {
         let Some(mut flight) = self.books.flight.take() else {
             return false;
         };
+        self.books.forget_silence(now.monotonic, settings.renewal);
         let applied = matches!(outcome, Outcome::Applied(_) | Outcome::Unknown(_));
         if !applied || flight.only_converts {
             for (at, f) in flight.slots.iter().enumerate() {

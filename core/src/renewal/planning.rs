@@ -328,12 +328,7 @@ mod tests {
     use crate::{BucketCache, Clock, Limit, Request};
 
     fn renewing_every(seconds: u64) -> RenewalSettings {
-        RenewalSettings {
-            renewal: Duration::from_secs(seconds),
-            lease_ttl: Duration::from_secs(5),
-            latency: Duration::from_millis(10),
-            jitter: 0.5,
-        }
+        RenewalSettings::new(Duration::from_secs(seconds), Duration::from_secs(5))
     }
 
     #[test]

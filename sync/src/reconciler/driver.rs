@@ -22,8 +22,6 @@ use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(2);
 /// The longest that a shutdown takes. More would overflow clocks.
 const DEADLINE_MAX: Duration = Limit::PERIOD_MAX;
-/// How long a write takes until that has been measured.
-const LATENCY_GUESS: Duration = Duration::from_millis(10);
 
 /// How long the table may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -127,12 +125,8 @@ impl Requests {
 }
 
 async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> Closed {
-    let settings = RenewalSettings {
-        renewal: engine.leased.renewal_interval(),
-        lease_ttl: engine.leased.lease_ttl(),
-        latency: LATENCY_GUESS,
-        jitter: 0.0,
-    };
+    let leased = &engine.leased;
+    let settings = RenewalSettings::new(leased.renewal_interval(), leased.lease_ttl());
     let seed = fastrand::u64(..);
     let mut machine = Machine::new(settings, engine.idle_ttl, engine.breaker.clone(), seed);
     let mut requests = Requests::default();

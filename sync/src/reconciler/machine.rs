@@ -40,12 +40,7 @@ pub enum Action {
 /// use zae_limiter_core::{BucketCache, Request};
 ///
 /// let (clock, _hands) = Clock::manual();
-/// let settings = RenewalSettings {
-///     renewal: Duration::from_secs(1),
-///     lease_ttl: Duration::from_secs(5),
-///     latency: Duration::from_millis(10),
-///     jitter: 0.5,
-/// };
+/// let settings = RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5));
 /// let breaker = Arc::new(Breaker::new(settings.renewal, 7));
 /// let mut machine = Machine::new(settings, Duration::from_secs(600), breaker, 7);
 ///
@@ -174,7 +169,7 @@ impl Machine {
         };
         let outcome = self.judge(sent, now, outcome);
         if matches!(outcome, Outcome::Applied(_) | Outcome::Refused(_)) {
-            self.settings.latency = (self.settings.latency * 7 + now.since(sent)) / 8;
+            self.settings.learn_latency(now.since(sent));
         }
         self.settings.jitter = self.rng.f64();
         let step = bucket.complete(clock, &self.settings, self.why(), outcome);

@@ -11,7 +11,7 @@ use zae_limiter_core::{BucketCache, BucketRef, Position, WallTime};
 use super::ledger::{Pool, slot};
 use super::random::NAMES;
 use super::scenario::{Nanos, Scenario, duration};
-use crate::fleet::{LATENCY_GUESS, RESOURCE};
+use crate::fleet::RESOURCE;
 
 /// What a process knows of one bucket.
 #[derive(Debug)]
@@ -167,11 +167,7 @@ impl Process {
 }
 
 fn machine(scenario: &Scenario, breaker: Arc<Breaker>, seed: u64) -> Machine {
-    let settings = RenewalSettings {
-        renewal: duration(scenario.renewal()),
-        lease_ttl: duration(scenario.options.lease_ttl_ms * 1_000_000),
-        latency: LATENCY_GUESS,
-        jitter: 0.0,
-    };
+    let lease_ttl = duration(scenario.options.lease_ttl_ms * 1_000_000);
+    let settings = RenewalSettings::new(duration(scenario.renewal()), lease_ttl);
     Machine::new(settings, duration(scenario.idle_ttl), breaker, seed)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zae_limiter::Limit;
 use zae_limiter_core::item::{BucketItem, LimitItem, Ring};
-use zae_limiter_core::{WallTime, plan};
+use zae_limiter_core::{Ticks, WallTime, plan};
 
 use super::acquire::Caller;
 use super::random::NAMES;
@@ -28,17 +28,10 @@ pub(super) struct Measure {
     since: Nanos,
     /// Until when requests count; they may be answered later.
     until: Nanos,
-    /// What a limiter that knows everything at once would have, beginning with what the table
-    /// says and what processes owe to it: debts count, tokens do not, for they may be out in
-    /// blocks.
-    ideal: Vec<[Option<IdealBucket>; NAMES.len()]>,
-    /// Tokens that were there at the beginning, in the bucket and in blocks.
-    there: Vec<[u64; NAMES.len()]>,
-    /// What it would have admitted, by child and limit.
-    allowed: Vec<[u64; NAMES.len()]>,
-    /// How often it would have refused because of a limit: one may be used up long before the other,
-    /// and what is admitted of that is a matter of what callers ask for beside it.
-    lacking: [u64; NAMES.len()],
+    /// What is allowed: debts count, tokens that are there do not, for they may be out in blocks.
+    allowed: Ideal,
+    /// What could be had: those count, too.
+    could: Ideal,
     /// Which bucket a child shares with others: its parent's, or its own.
     shares: Vec<usize>,
     /// Whether only some requests are charged to that, so that either bucket may be the one that is used up.
@@ -48,6 +41,67 @@ pub(super) struct Measure {
     in_turn: Vec<bool>,
     /// What was asked for and admitted, by process and child.
     tallies: Vec<Vec<Tally>>,
+}
+
+/// A limiter that knows everything at once. It begins with what the table says, what processes owe to it
+/// and perhaps what they hold.
+#[derive(Debug, Default)]
+struct Ideal {
+    buckets: Vec<[Option<IdealBucket>; NAMES.len()]>,
+    /// What it has admitted, by child and limit.
+    admitted: Vec<[u64; NAMES.len()]>,
+    /// How often it has refused because of a limit: one may be used up long before the other, and
+    /// what is admitted of that is a matter of what callers ask for beside it.
+    lacking: [u64; NAMES.len()],
+}
+
+impl Ideal {
+    fn new(world: &World<'_>, level_max: Ticks) -> Self {
+        let wall = world.latest_wall();
+        let of = |(bucket, item): (usize, &Option<BucketItem>)| {
+            let mut ideal = [None, None];
+            let limits = world.processes[0].limits.iter();
+            for (slot, (limit, ideal)) in limits.zip(&mut ideal).enumerate() {
+                let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
+                let level = plan::level(item.as_ref(), wall, limit);
+                let level = (level + held * limit.terms().token()).min(level_max);
+                *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
+            }
+            ideal
+        };
+        Self {
+            buckets: world.items.iter().enumerate().map(of).collect(),
+            admitted: vec![[0; NAMES.len()]; world.scenario.children],
+            lacking: [0; NAMES.len()],
+        }
+    }
+
+    fn arrive(&mut self, now: Nanos, caller: &Caller) {
+        let mut has = true;
+        for bucket in caller.buckets() {
+            let limits = self.buckets[bucket].iter_mut().zip(caller.tokens);
+            for ((ideal, tokens), lacking) in limits.zip(&mut self.lacking) {
+                if !ideal.as_mut().is_none_or(|ideal| ideal.has(now, tokens)) {
+                    has = false;
+                    *lacking += 1;
+                }
+            }
+        }
+        if has {
+            add(&mut self.admitted[caller.child], caller.tokens);
+            self.charge(now, caller, caller.tokens);
+        }
+    }
+
+    fn charge(&mut self, now: Nanos, caller: &Caller, tokens: [u64; NAMES.len()]) {
+        for bucket in caller.buckets() {
+            for (ideal, tokens) in self.buckets[bucket].iter_mut().zip(tokens) {
+                if let Some(ideal) = ideal {
+                    ideal.charge(now, tokens);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,24 +160,6 @@ impl Measure {
     }
 
     pub(super) fn new(world: &World<'_>) -> Self {
-        let wall = world.latest_wall();
-        let limits = &world.processes[0].limits;
-        let mut there = vec![[0; NAMES.len()]; world.items.len()];
-        let of = |((bucket, item), there): ((usize, &Option<BucketItem>), &mut [u64; 2])| {
-            let mut ideal = [None, None];
-            for (slot, (limit, ideal)) in limits.iter().zip(&mut ideal).enumerate() {
-                let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
-                let level = plan::level(item.as_ref(), wall, limit);
-                let level = level + held * limit.terms().token();
-                there[slot] = u64::try_from(limit.terms().to_tokens(level)).unwrap_or_default();
-                *ideal = Some(IdealBucket::starting(
-                    limit.terms(),
-                    world.now,
-                    level.min(0),
-                ));
-            }
-            ideal
-        };
         let shares = |child: usize| match world.parents[child] {
             Some(parent) if world.scenario.cascade > 0 => parent,
             _ => child,
@@ -133,12 +169,8 @@ impl Measure {
         Self {
             since: world.now,
             until: world.now + world.scenario.measured_for(),
-            ideal: zip(world.items.iter().enumerate(), &mut there)
-                .map(of)
-                .collect(),
-            there,
-            allowed: vec![[0; NAMES.len()]; world.scenario.children],
-            lacking: [0; NAMES.len()],
+            allowed: Ideal::new(world, 0),
+            could: Ideal::new(world, Ticks::MAX),
             shares: (0..world.scenario.children).map(shares).collect(),
             some_cascade: (1..1_000).contains(&world.scenario.cascade),
             in_turn: world.scenario.strict.iter().map(in_turn).collect(),
@@ -160,41 +192,16 @@ impl Measure {
         };
         let tally = &mut measure.tallies[caller.process][caller.child];
         add(&mut tally.demanded, caller.tokens);
-        let mut has = true;
-        for bucket in caller.buckets() {
-            let limits = measure.ideal[bucket].iter_mut().zip(caller.tokens);
-            for ((ideal, tokens), lacking) in limits.zip(&mut measure.lacking) {
-                if !ideal.as_mut().is_none_or(|ideal| ideal.has(now, tokens)) {
-                    has = false;
-                    *lacking += 1;
-                }
-            }
-        }
-        if !has {
-            return;
-        }
-        add(&mut measure.allowed[caller.child], caller.tokens);
-        for bucket in caller.buckets() {
-            for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(caller.tokens) {
-                if let Some(ideal) = ideal {
-                    ideal.charge(now, tokens);
-                }
-            }
-        }
+        measure.allowed.arrive(now, caller);
+        measure.could.arrive(now, caller);
     }
 
     /// A lease turned out to cost more.
     pub(super) fn adjusted(world: &mut World<'_>, caller: &Caller, tokens: [u64; NAMES.len()]) {
         let now = world.now;
-        let Some(measure) = world.measure.as_mut() else {
-            return;
-        };
-        for bucket in caller.buckets() {
-            for (ideal, tokens) in measure.ideal[bucket].iter_mut().zip(tokens) {
-                if let Some(ideal) = ideal {
-                    ideal.charge(now, tokens);
-                }
-            }
+        if let Some(measure) = world.measure.as_mut() {
+            measure.allowed.charge(now, caller, tokens);
+            measure.could.charge(now, caller, tokens);
         }
     }
 
@@ -208,33 +215,31 @@ impl Measure {
     /// In tokens of the limit that is used up the most.
     pub(super) fn recovery(&self, promised: f64) -> Recovery {
         let limits = 0..NAMES.len();
-        let limit = limits.rev().max_by_key(|limit| self.lacking[*limit]);
+        let limit = limits
+            .rev()
+            .max_by_key(|limit| self.allowed.lacking[*limit]);
         let limit = limit.unwrap_or_default();
         let admitted = self.tallies.iter().flatten().map(|t| t.admitted[limit]);
         // Not all processes ask for the same children, of which some may have less than others:
         // because of their own bucket, or because of one that they share. One bucket that knows
         // everything is no measure either: of those who come at regular times it serves the same
         // ones always.
-        let of_allowed = |child: usize, shares: &dyn Fn(usize) -> usize| {
+        let could = |child: usize, shares: &dyn Fn(usize) -> usize| {
             let shared = shares(child);
-            let children = || (0..self.allowed.len()).filter(move |at| shares(*at) == shared);
+            let children = || (0..self.shares.len()).filter(move |at| shares(*at) == shared);
             let demanded =
                 |child: usize| self.tallies.iter().map(move |t| t[child].demanded[limit]);
-            let allowed: u64 = children().map(|child| self.allowed[child][limit]).sum();
+            let could: u64 = children().map(|at| self.could.admitted[at][limit]).sum();
             let demanded: u64 = children().flat_map(demanded).sum();
-            // Of a bucket that was full there is more to have than of one that was not.
-            let there = allowed + self.there[shared][limit];
-            there.min(demanded) as f64 / demanded as f64
+            could as f64 / demanded as f64
         };
         let even = self.fairness(limit, |_| 1.0);
-        let shared = self.fairness(limit, |child| {
-            of_allowed(child, &|child| self.shares[child])
-        });
-        let own = self.fairness(limit, |child| of_allowed(child, &|child| child));
+        let shared = self.fairness(limit, |child| could(child, &|child| self.shares[child]));
+        let own = self.fairness(limit, |child| could(child, &|child| child));
         let own = if self.some_cascade { own } else { 0.0 };
         Recovery {
             admitted: admitted.sum(),
-            allowed: self.allowed.iter().map(|allowed| allowed[limit]).sum(),
+            allowed: self.allowed.admitted.iter().map(|a| a[limit]).sum(),
             fairness: even.max(shared).max(own),
             promised,
             ..Recovery::default()
@@ -244,7 +249,8 @@ impl Measure {
     /// Jain's index of what was admitted to each process, by what it asked for, where a child's
     /// tokens weigh as told. What nothing was allowed of is in debt, and counts for nobody.
     fn fairness(&self, limit: usize, weight: impl Fn(usize) -> f64) -> f64 {
-        let open = || (0..self.allowed.len()).filter(|child| self.allowed[*child][limit] > 0);
+        let allowed = &self.allowed.admitted;
+        let open = || (0..allowed.len()).filter(|child| allowed[*child][limit] > 0);
         let sums = |tallies: &Vec<Tally>| {
             let entitled = |child: usize| tallies[child].demanded[limit] as f64 * weight(child);
             let admitted = |child: usize| tallies[child].admitted[limit];
@@ -336,13 +342,16 @@ mod tests {
             demanded: [demanded, 0],
             admitted: [admitted, 0],
         };
+        let ideal = || Ideal {
+            admitted: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
+            lacking: [1, 0],
+            ..Ideal::default()
+        };
         Measure {
             since: 0,
             until: 0,
-            ideal: Vec::new(),
-            there: vec![[0; 2]; 4],
-            allowed: allowed.iter().map(|allowed| [*allowed, 0]).collect(),
-            lacking: [1, 0],
+            allowed: ideal(),
+            could: ideal(),
             shares: shares.to_vec(),
             some_cascade: false,
             in_turn: vec![false; rows.len()],

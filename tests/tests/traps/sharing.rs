@@ -133,6 +133,27 @@ fn who_waits_with_others_is_not_alone() {
     );
 }
 
+/// Nobody took anything while the bucket was in debt: who looks when that is over does not take what flowed
+/// in for what others have reserved meanwhile.
+#[test]
+fn who_comes_out_of_a_debt_has_his_share_at_once() {
+    let new = || Desk::new(&[limit(100, 100)]);
+    let (mut desks, mut table) = (vec![new(), new(), new(), new()], None);
+    overload(&mut desks, &mut table, secs(10));
+    let mut debtor = new();
+    debtor.hands.advance(secs(10));
+    (debtor.bucket).charge_anyway(&debtor.clock, &debtor.limits[0], 1_200);
+    debtor.renew(&mut table);
+    let level = |table: &Option<BucketItem>, desk: &Desk| {
+        plan::level(table.as_ref(), desk.clock.wall(), &desk.limits[0])
+    };
+    while level(&table, &desks[0]) < 0 {
+        overload(&mut desks, &mut table, Duration::from_millis(100));
+    }
+    let shares = overload(&mut desks, &mut table, secs(2));
+    assert!(shares.iter().all(|share| *share >= 35), "{shares:?} of 50");
+}
+
 /// What the table's entry says the fleet asks for per second.
 pub(super) fn demand(table: &Option<BucketItem>) -> i64 {
     let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);

@@ -150,12 +150,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let (clock, hands) = Clock::manual();
-        let settings = RenewalSettings {
-            renewal: Duration::from_secs(1),
-            lease_ttl: Duration::from_secs(5),
-            latency: Duration::from_millis(10),
-            jitter: 0.5,
-        };
+        let settings = RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5));
         let process = |seed| Process {
             machine: Machine::new(
                 settings,
