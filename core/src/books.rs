@@ -231,8 +231,8 @@ impl Books {
         self.flight.is_some()
     }
 
-    /// Who has not looked for some periods had no reason to, nor perhaps had others: that they are silent
-    /// says nothing.
+    /// The bucket is seen again. Who has not seen it for some periods had no reason to look, nor perhaps had
+    /// others: that they were silent meanwhile says nothing.
     pub(crate) fn forget_silence(&mut self, now: MonotonicTime, renewal: Duration) {
         let unseen = now.since(self.seen_at);
         if unseen > renewal * 3 / 2 {

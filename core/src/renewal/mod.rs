@@ -46,8 +46,8 @@ impl RenewalSettings {
         }
     }
 
-    /// A write has taken so long. If that is far longer than others did, the process stood still, or the
-    /// table: the next one will not.
+    /// A write has taken so long. What is more than an eighth of a renewal period was not for the write: the
+    /// process stood still, or the table.
     pub fn learn_latency(&mut self, took: Duration) {
         let took = took.min(self.renewal / 8);
         self.latency = (self.latency * 7 + took) / 8;

@@ -31,7 +31,6 @@ impl Active {
         let Some(mut flight) = self.books.flight.take() else {
             return false;
         };
-        self.books.forget_silence(now.monotonic, settings.renewal);
         let applied = matches!(outcome, Outcome::Applied(_) | Outcome::Unknown(_));
         if !applied || flight.only_converts {
             for (at, f) in flight.slots.iter().enumerate() {
@@ -47,6 +46,7 @@ impl Active {
                     self.recall_converted();
                 }
                 let books = &mut self.books;
+                books.forget_silence(now.monotonic, settings.renewal);
                 let before: SmallVec<[_; 2]> = books.accounts.iter().map(|a| a.entered).collect();
                 if books.saw(now.monotonic, Some(item), 1) {
                     for (f, before) in flight.slots.iter_mut().zip(before) {
@@ -68,6 +68,7 @@ impl Active {
             Outcome::Refused(found) => {
                 self.turn_back(&flight);
                 let books = &mut self.books;
+                books.forget_silence(now.monotonic, settings.renewal);
                 books.saw(now.monotonic, found, 0);
                 books.tries += 1;
                 if books.tries < TRIES_MAX {

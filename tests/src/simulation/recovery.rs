@@ -56,6 +56,7 @@ struct Ideal {
 }
 
 impl Ideal {
+    /// One that begins with no more than `level_max` in any bucket.
     fn new(world: &World<'_>, level_max: Ticks) -> Self {
         let wall = world.latest_wall();
         let of = |(bucket, item): (usize, &Option<BucketItem>)| {

@@ -133,8 +133,7 @@ fn who_waits_with_others_is_not_alone() {
     );
 }
 
-/// Nobody took anything while the bucket was in debt: who looks when that is over does not take what flowed
-/// in for what others have reserved meanwhile.
+/// Nobody writes while the bucket is in debt: who looks first when that is over is not alone for that.
 #[test]
 fn who_comes_out_of_a_debt_has_his_share_at_once() {
     let new = || Desk::new(&[limit(100, 100)]);
