@@ -2,8 +2,9 @@
 //! would else take all that flows in.
 //!
 //! A strict write tells the ring of what was asked for since the last that did, refusals included;
-//! over an epoch that adds up to the mean. Of several under way at once one tells. Where those are
-//! refused time and again, the reconciler tells, by a write of its own.
+//! over an epoch that adds up to the mean, or over what is left of the epoch in which they began. Of
+//! several under way at once one tells. Where those are refused time and again, the reconciler tells,
+//! by a write of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Asked {
     pub since: MonotonicTime,
     /// For how long.
     pub during: Duration,
+    /// For how long such acquires go on, without a pause of a `lease_ttl`.
+    pub going_on: Duration,
 }
 
 /// What a write tells, limit by limit.
@@ -46,8 +49,10 @@ impl Bucket {
         }
         let now = clock.now();
         for (at, tokens) in charges.iter() {
-            if let Some(account) = account(&mut state, &limits[at as usize]) {
-                account.ask(now, tokens);
+            let limit = &limits[at as usize];
+            let lease_ttl = state.active.as_deref().and_then(|a| a.lease_ttl(limit));
+            if let Some(account) = account(&mut state, limit) {
+                account.ask(now, tokens, lease_ttl.unwrap_or_default());
             }
         }
     }
@@ -59,13 +64,10 @@ impl Bucket {
         let now = clock.now();
         let tell = |(at, charged): (u32, u64)| {
             let limit = &limits[at as usize];
-            let books = &state.active.as_deref()?.books;
-            let ring = books
-                .seen
-                .item()
-                .and_then(|item| item.limit(limit.name())?.ring);
-            let trying = ring.filter(|_| books.is_to_tell);
-            let trying = trying.map(|ring| Duration::from_millis(ring.lease_ttl_ms) / TRYING);
+            let active = state.active.as_deref()?;
+            let lease_ttl = active.lease_ttl(limit);
+            let trying = lease_ttl.filter(|_| active.books.is_to_tell);
+            let trying = trying.map(|lease_ttl| lease_ttl / TRYING);
             let account = account(&mut state, limit)?;
             let late = trying.is_some_and(|trying| now.since(account.asked_since) > trying);
             if account.telling || late {
@@ -102,6 +104,12 @@ impl Bucket {
 }
 
 impl Active {
+    /// How long blocks live of those that lease, as far as is known.
+    fn lease_ttl(&self, limit: &Limit) -> Option<Duration> {
+        let ring = self.books.seen.item()?.limit(limit.name())?.ring?;
+        Some(Duration::from_millis(ring.lease_ttl_ms))
+    }
+
     /// Whether there is something to tell that the reconciler does not know of.
     pub(crate) fn has_untold(&self, now: WallTime) -> bool {
         !self.books.is_to_tell && self.untold_since(now).is_some()
@@ -122,7 +130,10 @@ impl Active {
 }
 
 impl Account {
-    fn ask(&mut self, now: MonotonicTime, tokens: u64) {
+    fn ask(&mut self, now: MonotonicTime, tokens: u64, lease_ttl: Duration) {
+        if self.asked == 0 && now.since(self.asked_since) >= lease_ttl {
+            self.asking_since = now;
+        }
         if self.asked_since == MonotonicTime::ZERO {
             self.asked_since = now;
         }
@@ -159,6 +170,7 @@ impl Account {
             tokens: asked.min(most),
             since,
             during,
+            going_on: now.since(self.asking_since),
         })
     }
 
@@ -191,7 +203,7 @@ mod tests {
             let (mut account, mut told, mut asked) = (Account::default(), 0, 0);
             let mut now = MonotonicTime::from_nanos(1);
             while asked < 100_000 {
-                account.ask(now, 50);
+                account.ask(now, 50, Duration::from_secs(5));
                 asked += 50;
                 told += account.tell(now, &limit, 1).map_or(0, |asked| asked.tokens);
                 now = now.after(Duration::from_millis(pause));

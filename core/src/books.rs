@@ -90,6 +90,8 @@ pub(crate) struct Account {
     /// Asked of the table in strict mode, since then, and not told to it.
     pub(crate) asked: u64,
     pub(crate) asked_since: MonotonicTime,
+    /// Since when such acquires go on, without a pause of a `lease_ttl`.
+    pub(crate) asking_since: MonotonicTime,
     /// An acquire's write is on its way that tells it of what was asked before.
     pub(crate) telling: bool,
 }

@@ -390,7 +390,9 @@ impl Books {
             Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
             None => RingChange::Keep,
         };
-        let asked = t.asked.map_or(0, |asked| told_milli(&ring, asked));
+        let asked = t
+            .asked
+            .map_or(0, |asked| told_milli(&ring, epoch, now, asked));
         match &mut change {
             RingChange::Add { demand_milli, .. } => *demand_milli += asked,
             RingChange::Reset(ring) => ring.demand_milli[Ring::slot(ring.epoch)] += asked,
@@ -508,10 +510,20 @@ impl Books {
     }
 }
 
+/// The least part of an epoch over which the mean is taken.
+const TOLD_OVER: u64 = 4;
+
 /// What is asked for in strict mode is demand beside that of processes that lease: the mean of an
-/// epoch, in thousandths of a token per second.
-fn told_milli(ring: &Ring, asked: Asked) -> i64 {
-    let during_ms = ring.lease_ttl_ms.max(millis(asked.during));
+/// epoch, in thousandths of a token per second. Of who began in the middle of one it is the mean of
+/// the rest: the next epoch would else have gone by before it was known.
+fn told_milli(ring: &Ring, epoch: u64, now: WallTime, asked: Asked) -> i64 {
+    let lease_ttl_ms = ring.lease_ttl_ms;
+    let gone_ms = now.as_millis().saturating_sub(epoch * lease_ttl_ms);
+    let began_ms = gone_ms.saturating_sub(millis(asked.going_on));
+    let rest_ms = lease_ttl_ms.saturating_sub(began_ms);
+    let during_ms = rest_ms
+        .max(lease_ttl_ms / TOLD_OVER)
+        .max(millis(asked.during));
     let demand_milli = u128::from(asked.tokens) * 1_000_000 / u128::from(during_ms);
     i64::try_from(demand_milli).unwrap_or(i64::MAX)
 }

@@ -78,6 +78,30 @@ fn strict_acquires_get_their_share_beside_leases() {
     assert!(leased >= 350 && strict >= 350, "{leased} and {strict}");
 }
 
+/// Who begins in the middle of an epoch is known when it is over, not when the next one is.
+#[test]
+fn strict_acquires_that_begin_late_are_soon_known() {
+    let new = || Desk::new(&[limit(50, 50)]);
+    let (mut leased, mut strict, mut table) = (new(), new(), None);
+    let mut known = [0; 2];
+    for _ in 0..1_500 {
+        let into_epoch = leased.clock.wall().as_millis() % 5_000;
+        let _ = leased.acquire(&mut table, 1);
+        if known[0] > 0 && into_epoch >= 2_500 {
+            pay(&strict, &mut table);
+        }
+        if into_epoch >= 4_990 {
+            known = [known[1], demand(&table)];
+        }
+        for desk in [&mut leased, &mut strict] {
+            desk.pass(&mut table, Duration::from_millis(10));
+        }
+    }
+    let [alone, both] = known;
+    assert_eq!(alone, 50);
+    assert!(both >= 90, "{both} of 100");
+}
+
 /// Where nearly all is to be had, processes that lease take no more than their share of it either.
 #[test]
 fn strict_acquires_get_their_share_of_a_limit_that_is_nearly_enough() {
