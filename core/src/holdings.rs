@@ -510,7 +510,7 @@ impl Books {
     }
 }
 
-/// The least part of an epoch over which the mean is taken.
+/// Over which part of an epoch at least: a few requests at its end are no rate.
 const TOLD_OVER: u64 = 4;
 
 /// What is asked for in strict mode is demand beside that of processes that lease: the mean of an
