@@ -143,9 +143,6 @@ fn who_comes_out_of_a_debt_has_his_share_at_once() {
     debtor.hands.advance(secs(10));
     (debtor.bucket).charge_anyway(&debtor.clock, &debtor.limits[0], 1_200);
     debtor.renew(&mut table);
-    let level = |table: &Option<BucketItem>, desk: &Desk| {
-        plan::level(table.as_ref(), desk.clock.wall(), &desk.limits[0])
-    };
     while level(&table, &desks[0]) < 0 {
         overload(&mut desks, &mut table, Duration::from_millis(100));
     }
