@@ -123,8 +123,11 @@ impl World<'_> {
         self.pay_on(number);
     }
 
-    /// Whether the table is being told that a lease cost more or less.
+    /// Whether a lease is yet to cost more or less, or the table is being told of that.
     pub(super) fn is_correcting(&self) -> bool {
+        if self.leases.iter().next().is_some() {
+            return true; // by a process that stood still until now
+        }
         let mut payments = self.payments.iter().map(|(_, paying)| paying);
         payments.any(|paying| {
             let lives = self.processes[paying.process].incarnation == paying.incarnation;

@@ -139,6 +139,22 @@ impl Process {
         holds
     }
 
+    /// What it can count on of that: a block that has expired may have been replaced by what flowed in.
+    pub(super) fn counts_on(&self, bucket: usize, now: Nanos) -> [i128; NAMES.len()] {
+        let mut counts_on = [0; NAMES.len()];
+        if let Some(seat) = &self.seats[bucket] {
+            let see = |limit: &Limit, position: Position, _| {
+                counts_on[slot(limit.name())] = if now < seat.expires_at {
+                    position.net()
+                } else {
+                    i128::from(position.credit) - i128::from(position.debt)
+                };
+            };
+            seat.bucket.positions(see);
+        }
+        counts_on
+    }
+
     /// What callers have given back of the limits of a bucket, and has to be credited yet.
     pub(super) fn credits(&self, bucket: usize) -> [u64; NAMES.len()] {
         let mut credits = [0; NAMES.len()];

@@ -55,6 +55,14 @@ struct Ideal {
     lacking: [u64; NAMES.len()],
 }
 
+/// What all processes hold of a limit of a bucket together, less what they owe.
+fn held(world: &World<'_>, bucket: usize, slot: usize) -> i128 {
+    let processes = world.processes.iter();
+    processes
+        .map(|p| p.counts_on(bucket, world.now)[slot])
+        .sum()
+}
+
 impl Ideal {
     /// One that begins with no more than `level_max` in any bucket.
     fn new(world: &World<'_>, level_max: Ticks) -> Self {
@@ -63,7 +71,7 @@ impl Ideal {
             let mut ideal = [None, None];
             let limits = world.processes[0].limits.iter();
             for (slot, (limit, ideal)) in limits.zip(&mut ideal).enumerate() {
-                let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
+                let held: i128 = held(world, bucket, slot);
                 let level = plan::level(item.as_ref(), wall, limit);
                 let level = (level + held * limit.terms().token()).min(level_max);
                 *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
@@ -147,7 +155,7 @@ impl Measure {
         let of = |(bucket, item): (usize, &Option<BucketItem>)| {
             let of = |(slot, limit): (usize, &Limit)| {
                 let terms = limit.terms();
-                let held: i128 = world.processes.iter().map(|p| p.holds(bucket)[slot]).sum();
+                let held: i128 = held(world, bucket, slot);
                 let level = plan::level(item.as_ref(), wall, limit) + held * terms.token();
                 let found = item.as_ref().and_then(|item| item.limit(limit.name()));
                 let dropped =
