@@ -267,12 +267,17 @@ impl<'a> World<'a> {
         let lasting = self.flights.iter().map(|(_, flight)| flight.over_at());
         let frozen = self.processes.iter().map(|p| p.frozen_until);
         let corrected = self.leases.iter().map(|(_, lease)| lease.at);
-        // Whoever was refused by what has been deleted learns of that within a lease.
-        let deleted = self.scenario.changes.iter().filter_map(|(at, change)| {
-            let deletes = matches!(change, Change::DeleteBucket(_) | Change::DeleteLimit(..));
-            deletes.then_some(at + self.scenario.lease_ttl())
+        // Whoever was refused by what has been deleted learns of that within a lease, and of another
+        // parent when he has forgotten the one before.
+        let changed = self.scenario.changes.iter().filter_map(|(at, change)| {
+            let lasts = match change {
+                Change::DeleteBucket(_) | Change::DeleteLimit(..) => self.scenario.lease_ttl(),
+                Change::Parent(..) if *at > 0 => self.scenario.entity_ttl,
+                Change::Parent(..) | Change::Limits(..) => return None,
+            };
+            Some(at + lasts)
         });
-        let lasting = lasting.chain(frozen).chain(corrected).chain(deleted);
+        let lasting = lasting.chain(frozen).chain(corrected).chain(changed);
         let over = lasting.max().unwrap_or(0).max(self.now);
         // Callers who wait with limits of before declare them again and again, until they give up.
         let stale = if self.scenario.limits.len() > 1 {
