@@ -144,6 +144,20 @@ fn fleets_that_once_were_slow_recover() {
     }
 }
 
+/// A process made its debts when it had stood still, after all else; another one knew of a changed parent
+/// only when it had forgotten the one before.
+#[test]
+fn a_fleet_is_measured_when_its_last_fault_is_over() {
+    for seed in [61_463, 19_908] {
+        let report = Scenario::random(seed, REQUESTS).run();
+        let recovery = report.recovery.expect("a fleet that is measured");
+        assert!(
+            recovery.is_well() && recovery.measured == 1,
+            "seed {seed}: {recovery:?}"
+        );
+    }
+}
+
 #[test]
 fn fleets_recover_within_two_renewal_periods() {
     let all = |seed| Scenario::random(seed, REQUESTS);

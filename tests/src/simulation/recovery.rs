@@ -71,7 +71,7 @@ impl Ideal {
             let mut ideal = [None, None];
             let limits = world.processes[0].limits.iter();
             for (slot, (limit, ideal)) in limits.zip(&mut ideal).enumerate() {
-                let held: i128 = held(world, bucket, slot);
+                let held = held(world, bucket, slot);
                 let level = plan::level(item.as_ref(), wall, limit);
                 let level = (level + held * limit.terms().token()).min(level_max);
                 *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
@@ -155,7 +155,7 @@ impl Measure {
         let of = |(bucket, item): (usize, &Option<BucketItem>)| {
             let of = |(slot, limit): (usize, &Limit)| {
                 let terms = limit.terms();
-                let held: i128 = held(world, bucket, slot);
+                let held = held(world, bucket, slot);
                 let level = plan::level(item.as_ref(), wall, limit) + held * terms.token();
                 let found = item.as_ref().and_then(|item| item.limit(limit.name()));
                 let dropped =
