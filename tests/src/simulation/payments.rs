@@ -125,7 +125,7 @@ impl World<'_> {
 
     /// Whether a lease is yet to cost more or less, or the table is being told of that.
     pub(super) fn is_correcting(&self) -> bool {
-        if self.leases.iter().next().is_some() {
+        if !self.leases.is_empty() {
             return true; // by a process that stood still until now
         }
         let mut payments = self.payments.iter().map(|(_, paying)| paying);

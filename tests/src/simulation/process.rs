@@ -129,42 +129,39 @@ impl Process {
 
     /// What it holds of the limits of a bucket, less what it owes.
     pub(super) fn holds(&self, bucket: usize) -> [i128; NAMES.len()] {
-        let mut holds = [0; NAMES.len()];
-        if let Some(seat) = &self.seats[bucket] {
-            let see = |limit: &Limit, position: Position, _| {
-                holds[slot(limit.name())] = position.net();
-            };
-            seat.bucket.positions(see);
-        }
-        holds
+        self.positions(bucket, |position| position.net())
     }
 
     /// What it can count on of that: a block that has expired may have been replaced by what flowed in.
     pub(super) fn counts_on(&self, bucket: usize, now: Nanos) -> [i128; NAMES.len()] {
-        let mut counts_on = [0; NAMES.len()];
-        if let Some(seat) = &self.seats[bucket] {
-            let see = |limit: &Limit, position: Position, _| {
-                counts_on[slot(limit.name())] = if now < seat.expires_at {
-                    position.net()
-                } else {
-                    i128::from(position.credit) - i128::from(position.debt)
-                };
-            };
-            seat.bucket.positions(see);
+        let seat = self.seats[bucket].as_ref();
+        if seat.is_some_and(|seat| now < seat.expires_at) {
+            return self.holds(bucket);
         }
-        counts_on
+        self.positions(bucket, |position| {
+            i128::from(position.credit) - i128::from(position.debt)
+        })
     }
 
     /// What callers have given back of the limits of a bucket, and has to be credited yet.
     pub(super) fn credits(&self, bucket: usize) -> [u64; NAMES.len()] {
-        let mut credits = [0; NAMES.len()];
+        self.positions(bucket, |position| position.credit)
+    }
+
+    /// What it has of each limit of a bucket, in one regard.
+    fn positions<T: Copy + Default>(
+        &self,
+        bucket: usize,
+        regard: impl Fn(Position) -> T,
+    ) -> [T; NAMES.len()] {
+        let mut all = [T::default(); NAMES.len()];
         if let Some(seat) = &self.seats[bucket] {
             let see = |limit: &Limit, position: Position, _| {
-                credits[slot(limit.name())] = position.credit;
+                all[slot(limit.name())] = regard(position);
             };
             seat.bucket.positions(see);
         }
-        credits
+        all
     }
 
     pub(super) fn seat(&mut self, bucket: usize) -> &mut Seat {
