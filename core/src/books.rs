@@ -229,6 +229,13 @@ impl Books {
         self.past.is_empty() && self.accounts.iter().all(Account::is_settled)
     }
 
+    /// What the write under way debits of what is owed, and reports of what was spent.
+    pub(crate) fn under_way(&self, slot: usize) -> (u64, u64) {
+        let flight = self.flight.as_ref().filter(|f| !f.only_converts);
+        let slot = flight.and_then(|flight| flight.slots.get(slot));
+        slot.map_or((0, 0), |slot| (slot.owed, slot.spent))
+    }
+
     pub(crate) fn is_writing(&self) -> bool {
         self.flight.is_some()
     }

@@ -43,6 +43,14 @@ impl Terms {
         self.empty_at(now) - self.full()
     }
 
+    /// By when a bucket that stands at `z` is full, in seconds since the Unix epoch, rounded up.
+    #[must_use]
+    pub fn full_by(&self, z: Ticks) -> u64 {
+        let second = Ticks::from(self.refill_amount) * 1_000_000_000;
+        let seconds = (z + self.full() + second - 1).div_euclid(second);
+        u64::try_from(seconds.max(0)).unwrap_or(u64::MAX)
+    }
+
     /// A whole bucket.
     #[must_use]
     pub fn full(&self) -> Ticks {

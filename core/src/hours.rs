@@ -198,7 +198,9 @@ mod tests {
         }
 
         fn owe(&mut self, tokens: u64) {
-            let told = (self.bucket).charge_anyway(&self.clock, &self.limits[0], tokens);
+            let told = (self.bucket)
+                .charge_anyway(&self.clock, &self.limits[0], tokens)
+                .hint;
             self.happened(tokens.cast_signed());
             if told {
                 self.look();

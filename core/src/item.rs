@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use crate::{Terms, Ticks};
+use crate::{Terms, Ticks, WallTime};
 
 /// All limits of one (entity, resource), as one item of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub struct BucketItem {
     pub sequence: u64,
     /// When that was consumed which the last write reported, in milliseconds since the Unix epoch.
     pub consumed_at_ms: u64,
+    /// When the table may forget the item, in seconds since the Unix epoch. It never falls, and no limit
+    /// fills later.
+    pub expires_at_seconds: u64,
     /// The limits, in the order of their names.
     pub limits: Vec<(Arc<str>, LimitItem)>,
 }
@@ -97,8 +100,33 @@ pub struct BucketWrite {
     pub sequence_from: u64,
     /// When that was consumed which it reports, in milliseconds since the Unix epoch.
     pub consumed_at_ms: u64,
-    /// When the table may forget the item, in seconds since the Unix epoch.
-    pub expires_at_seconds: u64,
+    /// For how long the table has to keep the item.
+    pub kept: Kept,
+}
+
+/// For how long the table has to keep an item, in seconds since the Unix epoch.
+///
+/// An item that is forgotten is full, so it must not be forgotten before it is. The time never falls:
+/// a write that charges one limit does not know how the others stand by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// For as long as it is kept anyway: no limit fills later than before.
+    AsItIs,
+    /// It has to be kept until then at least, as it is already. A guard.
+    AtLeast(u64),
+    /// It is kept until then from now on, and was not for so long before. A change, and a guard.
+    Until(u64),
+}
+
+impl Kept {
+    fn holds(self, found: Option<&BucketItem>) -> bool {
+        let kept = found.map_or(0, |item| item.expires_at_seconds);
+        match self {
+            Self::AsItIs => true,
+            Self::AtLeast(least) => kept >= least,
+            Self::Until(until) => kept < until,
+        }
+    }
 }
 
 /// What a write does to one limit.
@@ -225,7 +253,7 @@ impl BucketItem {
                 LimitAction::Update { guard, .. } => found.is_some_and(|limit| guard.holds(limit)),
             }
         };
-        if !write.limits.iter().all(holds) {
+        if !write.kept.holds(stored.as_ref()) || !write.limits.iter().all(holds) {
             return Err(stored.clone());
         }
         let item = stored.get_or_insert_with(|| Self {
@@ -234,6 +262,9 @@ impl BucketItem {
         });
         item.sequence += 1;
         item.consumed_at_ms = write.consumed_at_ms;
+        if let Kept::Until(until) = write.kept {
+            item.expires_at_seconds = until;
+        }
         for w in &write.limits {
             match w.action {
                 LimitAction::Create(limit) => {
@@ -249,6 +280,36 @@ impl BucketItem {
             }
         }
         Ok(item.clone())
+    }
+}
+
+impl LimitWrite {
+    /// By when the limit is full, if it is written like this and was `found` so.
+    pub(crate) fn full_at(&self, found: Option<&LimitItem>) -> u64 {
+        match (&self.action, found) {
+            (LimitAction::Create(limit), _) => limit.terms.full_by(limit.z),
+            (LimitAction::Update { change, .. }, Some(found)) => {
+                let mut limit = *found;
+                limit.change(*change);
+                limit.terms.full_by(limit.z)
+            }
+            (LimitAction::Update { .. }, None) => 0,
+        }
+    }
+
+    /// Guards that the limit is full at `seconds` after it has grown.
+    pub(crate) fn fills_by(&mut self, seconds: u64) {
+        let LimitAction::Update { guard, change } = &mut self.action else {
+            return;
+        };
+        let ZChange::Add(ticks @ 1..) = change.z else {
+            return;
+        };
+        let full_at = guard
+            .terms
+            .full_at(WallTime::from_millis(seconds.saturating_mul(1_000)));
+        let latest = full_at - ticks;
+        guard.z_max = Some(guard.z_max.map_or(latest, |z_max| z_max.min(latest)));
     }
 }
 

@@ -38,7 +38,7 @@ pub use crate::holdings::{
     overflow, overflows_for,
 };
 use crate::item::{
-    BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
+    BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,
 };
 use crate::sabotage::Sabotage;
@@ -229,12 +229,13 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
             })
             .collect()
     };
-    let write = BucketWrite {
+    let mut write = BucketWrite {
         sequence_from: now.as_micros(),
         consumed_at_ms: now.as_millis(),
-        expires_at_seconds: expires_at_seconds(now, transfers, seen),
+        kept: Kept::AsItIs,
         limits,
     };
+    keep(&mut write, seen, now);
     (!write.limits.is_empty()).then_some(Plan {
         write,
         only_converts,
@@ -268,21 +269,52 @@ pub fn level(seen: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
     }
 }
 
-/// The table may forget a bucket a week after it must be full again: forgetting a bucket makes
-/// it full, so it must never erase debt.
-fn expires_at_seconds(now: WallTime, transfers: &[Transfer<'_>], seen: Option<&BucketItem>) -> u64 {
-    const MARGIN: u64 = 7 * 86_400;
-    let full_after = |t: &Transfer<'_>| {
-        let terms = t.limit.terms();
-        let level = level(seen, now, t.limit) - Ticks::from(t.take + t.owe) * terms.token();
-        terms
-            .time_until(level.min(0), t.limit.burst_tokens())
-            .as_secs()
+/// For how long the item is kept beyond the time at which it is full: a block of it may live, and a
+/// clock be wrong, for no longer.
+const KEPT_BEYOND_FULL: Duration = Duration::from_secs(2 * 86_400);
+/// For how long an item is kept at least from a write that says so: the next ones need not.
+const KEPT_FOR: Duration = Duration::from_secs(7 * 86_400);
+/// The latest time at which an item is to be forgotten, in seconds since the Unix epoch: clocks end
+/// there, in 2554.
+const KEPT_UNTIL_MAX: u64 = u64::MAX / 1_000_000_000;
+
+/// Forgetting an item makes it full, so `write` sees to it that it is not forgotten before all of its
+/// limits are, charged or not, and guards that others have not made it longer meanwhile.
+fn keep(write: &mut BucketWrite, seen: Option<&BucketItem>, now: WallTime) {
+    let raises = |w: &LimitWrite| match &w.action {
+        LimitAction::Create(_) => true,
+        LimitAction::Update { change, .. } => {
+            let lowers = matches!(change.z, ZChange::Add(ticks) if ticks <= 0);
+            !lowers || change.terms.is_some() || change.ring != RingChange::Keep
+        }
     };
-    let longest = transfers.iter().map(full_after).max().unwrap_or(0);
-    let expires = now.as_secs().saturating_add(longest.saturating_mul(2));
-    // DynamoDB's TTL is a number of seconds; keep to what every reader can hold.
-    expires.saturating_add(MARGIN).min(u64::from(u32::MAX) * 16)
+    if !write.limits.iter().any(raises) {
+        return;
+    }
+    let found = |name: &str| seen.and_then(|item| item.limit(name));
+    let written = write.limits.iter().map(|w| w.full_at(found(&w.name)));
+    let stored = seen.map_or(&[][..], |item| &item.limits[..]).iter();
+    let stored = stored.map(|(_, limit)| limit.terms.full_by(limit.z));
+    let full_by = written.chain(stored).max().unwrap_or(0).max(now.as_secs());
+    let needed = full_by
+        .saturating_add(KEPT_BEYOND_FULL.as_secs())
+        .min(KEPT_UNTIL_MAX);
+    let kept = seen.map_or(0, |item| item.expires_at_seconds);
+    let until = if kept >= needed {
+        write.kept = Kept::AtLeast(kept);
+        kept
+    } else {
+        let spare = (full_by - now.as_secs()).max(KEPT_FOR.as_secs());
+        let until = needed.saturating_add(spare).min(KEPT_UNTIL_MAX);
+        write.kept = Kept::Until(until);
+        until
+    };
+    if until == KEPT_UNTIL_MAX {
+        return; // nobody waits for that
+    }
+    for w in &mut write.limits {
+        w.fills_by(until - KEPT_BEYOND_FULL.as_secs());
+    }
 }
 
 fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitWrite> {

@@ -405,7 +405,7 @@ struct RollbackOnDrop<'a>(Option<Lease<'a>>);
 impl Drop for RollbackOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.0.take() {
-            lease.rollback_in_background();
+            drop(lease.rollback());
         }
     }
 }

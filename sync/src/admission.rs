@@ -6,11 +6,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::sync::futures::Notified;
 use tokio::time;
-use zae_limiter_core::{Paid, Shortage};
+use zae_limiter_core::Shortage;
 
 use crate::engine::Engine;
-use crate::lease::{Lease, Part, Payer};
+use crate::lease::{Lease, Part};
 use crate::line::Place;
+use crate::payments::{Payer, Payments};
 use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};
@@ -35,15 +36,6 @@ pub(crate) enum Answer<'a> {
     Exceeded(RateLimitExceeded),
     Unavailable(usize),
     Ask([bool; 2]),
-}
-
-impl From<Paid> for Payer {
-    fn from(paid: Paid) -> Self {
-        Self::Block {
-            generation: paid.generation,
-            hint: paid.hint,
-        }
-    }
 }
 
 impl<'a> Admission<'a> {
@@ -82,8 +74,13 @@ impl<'a> Admission<'a> {
             };
             let is = |what: Shortage| short.map(|s| s == Some(what));
             if short == [None, None] {
-                let lease = self.lease(targets, paid.map(|p| p.map(Payer::from)));
-                return Ok(Answer::Paid(lease));
+                for (target, paid) in targets.iter().zip(&paid) {
+                    if paid.is_some_and(|paid| paid.hint) {
+                        self.engine.tell_low(&target.bucket);
+                    }
+                }
+                let payers = paid.map(|paid| paid.map(|paid| Payer::Block(paid.generation)));
+                return Ok(Answer::Paid(self.lease(targets, payers)));
             }
             let undeclared = is(Shortage::Undeclared);
             if undeclared.contains(&true) {
@@ -123,18 +120,13 @@ impl<'a> Admission<'a> {
     fn lease(&self, targets: &[Target<'a>], payers: [Option<Payer>; 2]) -> Lease<'a> {
         let paid = targets.iter().zip(payers);
         let parts = paid.filter_map(|(target, payer)| {
-            let payer = payer?;
-            if matches!(payer, Payer::Block { hint: true, .. }) {
-                self.engine.tell_low(&target.bucket);
-            }
             Some(Part {
                 bucket: target.bucket.clone(),
                 limits: target.limits.clone(),
-                charges: target.charges(),
-                payer,
+                payments: Payments::new(payer?, target.charges()),
             })
         });
-        Lease::new(self.engine, parts.collect())
+        Lease::new(self, parts.collect())
     }
 
     fn exceeded(&self, targets: &[Target<'a>], refused: [bool; 2]) -> RateLimitExceeded {

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
 use tokio::time;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, MonotonicTime};
@@ -54,6 +55,10 @@ pub(crate) struct Engine {
     pub(crate) lines: Lines,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
+    /// Where writes are made that go on without their callers, if those are in no runtime.
+    runtime: Handle,
+    /// How many of them there are.
+    background: AtomicUsize,
 }
 
 impl Engine {
@@ -89,7 +94,29 @@ impl Engine {
             lines: Lines::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
+            runtime: Handle::current(),
+            background: AtomicUsize::new(0),
         }
+    }
+
+    /// Begins `work`, which goes on also if nobody waits for its end. A shutdown waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (answer, answered) = oneshot::channel();
+        let counted = InBackground::new(self);
+        let runtime = Handle::try_current().unwrap_or_else(|_| self.runtime.clone());
+        runtime.spawn(async move {
+            let _counted = counted;
+            let _ = answer.send(work.await);
+        });
+        answered
+    }
+
+    /// Whether writes are made that go on without their callers.
+    pub(crate) fn has_background_work(&self) -> bool {
+        self.background.load(Ordering::Acquire) > 0
     }
 
     /// The bucket; made if it is not known yet.
@@ -331,5 +358,25 @@ impl Engine {
 
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Work that goes on without its caller, as it is counted.
+#[derive(Debug)]
+struct InBackground(Arc<Engine>);
+
+impl InBackground {
+    fn new(engine: &Arc<Engine>) -> Self {
+        engine.background.fetch_add(1, Ordering::AcqRel);
+        Self(engine.clone())
+    }
+}
+
+impl Drop for InBackground {
+    fn drop(&mut self) {
+        // The last one rings, for who waits for that.
+        if self.0.background.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.bell.notify_one();
+        }
     }
 }

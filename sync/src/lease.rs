@@ -6,27 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
 
 use crate::admission::Admission;
 use crate::engine::Engine;
-
-use crate::strict::{self, Change, NotWritten};
+use crate::payments::{Payer, Payment, Payments};
+use crate::strict::{self, BucketChange, Change, NotWritten};
 use crate::target::{Limits, Loan, Target, Targets};
-use crate::{Error, FailureMode, Limit, LimitStatus, RateLimitExceeded, Share, status};
-
-/// Who paid for a part of a lease.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Payer {
-    /// The token block of this generation.
-    Block { generation: u32, hint: bool },
-    /// The table itself.
-    Table,
-    /// Nobody: the table could not be asked, and the failure mode is open.
-    Nobody,
-    /// This process's share of the limit: the table could not be asked.
-    Share(Share),
-}
+use crate::{Error, FailureMode, Limit, LimitStatus, RateLimitExceeded, status};
 
 /// How an admission came about while the table could not be used.
 ///
@@ -46,9 +34,7 @@ pub enum Degraded {
 pub(crate) struct Part<'a> {
     pub(crate) bucket: BucketRef,
     pub(crate) limits: Limits<'a>,
-    /// By the order of the limits.
-    pub(crate) charges: Charges,
-    pub(crate) payer: Payer,
+    pub(crate) payments: Payments,
 }
 
 /// What an acquire was granted. It can be added to, corrected afterwards, and given back.
@@ -103,6 +89,19 @@ struct Held<'a> {
     engine: Loan<'a, Arc<Engine>, Arc<Engine>>,
     /// The entity's bucket first, then its parent's.
     parts: SmallVec<[Part<'a>; 2]>,
+    /// Whether more is paid by writes, and what happens if it cannot be: as the acquire was told.
+    strict: bool,
+    failure_mode: FailureMode,
+    begun: Option<Begun>,
+}
+
+/// A correction upwards that the table is being told of. It counts as made until it is known not to be.
+#[derive(Debug)]
+struct Begun {
+    limit: Arc<str>,
+    tokens: u64,
+    /// If not: which part's bucket is why.
+    ended: oneshot::Receiver<Result<(), (usize, NotWritten)>>,
 }
 
 impl<'a> Lease<'a> {
@@ -138,11 +137,16 @@ impl<'a> Lease<'a> {
         })
     }
 
-    /// A lease of these parts; the entity's is among them.
-    pub(crate) fn new(engine: &'a Arc<Engine>, parts: SmallVec<[Part<'a>; 2]>) -> Self {
+    /// A lease of these parts, admitted like this; the entity's is among them.
+    pub(crate) fn new(admission: &Admission<'a>, parts: SmallVec<[Part<'a>; 2]>) -> Self {
         debug_assert!(!parts.is_empty());
-        let engine = Loan::Borrowed(engine);
-        Self(Kind::Held(Box::new(Held { engine, parts })))
+        Self(Kind::Held(Box::new(Held {
+            engine: Loan::Borrowed(admission.engine),
+            parts,
+            strict: admission.strict,
+            failure_mode: admission.failure_mode,
+            begun: None,
+        })))
     }
 
     /// All of it, in one form.
@@ -188,15 +192,14 @@ impl<'a> Lease<'a> {
         let part = Part {
             bucket,
             limits: Loan::Borrowed(limits),
-            charges: hit.charges(),
-            payer: Payer::Block {
-                generation: hit.generation,
-                hint: false,
-            },
+            payments: Payments::new(Payer::Block(hit.generation), hit.charges()),
         };
         Held {
-            engine: Loan::Borrowed(engine),
             parts: smallvec::smallvec![part],
+            strict: false,
+            failure_mode: engine.failure_mode,
+            begun: None,
+            engine: Loan::Borrowed(engine),
         }
     }
 
@@ -223,8 +226,8 @@ impl<'a> Lease<'a> {
         let Kind::Held(held) = &self.0 else {
             return None;
         };
-        match held.child().payer {
-            Payer::Block { .. } | Payer::Table => None,
+        match held.child().payments.first() {
+            Payer::Block(_) | Payer::Table => None,
             Payer::Nobody => Some(Degraded::Open),
             Payer::Share(_) => Some(Degraded::Local),
         }
@@ -247,7 +250,7 @@ impl<'a> Lease<'a> {
             Kind::Hit { limits, hit, .. } | Kind::HandleHit { limits, hit, .. } => {
                 (*limits, hit.charges())
             }
-            Kind::Held(held) => (&*held.child().limits, held.child().charges.clone()),
+            Kind::Held(held) => (&*held.child().limits, held.child().payments.charges()),
         };
         let named = |(at, tokens)| (limits[at as usize].name(), tokens);
         charges.iter().map(named).collect()
@@ -294,20 +297,13 @@ impl<'a> Lease<'a> {
     /// # Ok(()) }
     /// ```
     pub fn into_owned(self) -> Lease<'static> {
-        let held = self.into_held();
-        let engine = (*held.engine).clone();
-        let own = |part: Part<'_>| Part {
-            limits: Loan::Shared(engine.shared(&part.limits)),
-            bucket: part.bucket,
-            charges: part.charges,
-            payer: part.payer,
-        };
-        let parts = held.parts.into_iter().map(own).collect();
-        let engine = Loan::Shared(engine);
-        Lease(Kind::Held(Box::new(Held { engine, parts })))
+        Lease(Kind::Held(Box::new(self.into_held().into_owned())))
     }
 
-    /// Consumes more, if the limits allow it.
+    /// Consumes more, if the limits allow it; paid for as the acquire was, from the block in hand or by a
+    /// write.
+    ///
+    /// Dropping the future consumes nothing: a write that it had begun is undone in the background.
     ///
     /// ```
     /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
@@ -327,38 +323,11 @@ impl<'a> Lease<'a> {
     pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
         let held = self.held();
         held.child().slot(name)?;
-        let more: SmallVec<[Payer; 2]> = {
-            let parts = held.parts.iter();
-            let mut targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
-            let payer = held.child().payer;
-            let admission = Admission {
-                engine: &held.engine,
-                strict: matches!(payer, Payer::Table),
-                failure_mode: match payer {
-                    Payer::Block { .. } | Payer::Table => held.engine.failure_mode,
-                    Payer::Nobody => FailureMode::Open,
-                    Payer::Share(share) => FailureMode::Local(share),
-                },
-                patience: Duration::ZERO,
-            };
-            for target in &targets {
-                target.request().validate()?;
-            }
-            let within = admission.pay(&mut targets);
-            let within = tokio::time::timeout(held.engine.acquire_timeout, within);
-            let more = match within.await {
-                Ok(lease) => lease?,
-                Err(_) => admission.fail(&targets, 0, None)?,
-            };
-            let parts = more.into_held().parts.into_iter();
-            parts.map(|part| part.payer).collect()
-        };
+        let _ = held.settle().await;
+        let more = held.pay_for(name, tokens).await?;
         for (part, payer) in held.parts.iter_mut().zip(more) {
-            // What another block has paid before is given back to the table, if at all.
-            part.payer = payer;
             if let Ok(slot) = part.slot(name) {
-                let consumed = part.charges.tokens(slot) + tokens;
-                part.charges = part.charges.with(slot, consumed);
+                part.payments.add(payer, slot, tokens);
             }
         }
         Ok(())
@@ -368,7 +337,14 @@ impl<'a> Lease<'a> {
     /// fails for lack of tokens: the work is done, and later acquires wait for the refill.
     ///
     /// In leased mode the correction is noted here and now, and reaches the table with the next
-    /// renewal. In strict mode it is one write.
+    /// renewal. In strict mode it is one write per bucket; where one of two cannot be corrected, neither is.
+    ///
+    /// What is given back goes to whoever paid for it, the last payment first: to the block in hand, to
+    /// the table, or to nobody, where the table did not pay ([`degraded`](Self::degraded)). What was
+    /// charged beyond the block is owed to the table, and giving back cancels that first.
+    ///
+    /// Dropping the future does not stop a correction: a write that it had begun goes on in the
+    /// background, and is counted once, also if the lease is corrected again or rolled back meanwhile.
     ///
     /// ```
     /// # use zae_limiter::{Limit, RateLimiter};
@@ -385,38 +361,38 @@ impl<'a> Lease<'a> {
     ///
     /// # Errors
     /// [`Error::Validation`] for an unknown limit, or if more is given back than was consumed;
-    /// in strict mode [`Error::Unavailable`] if the table does not answer.
+    /// in strict mode [`Error::Unavailable`] if the table does not answer; then nothing was corrected.
     pub async fn adjust(&mut self, name: &str, delta: i64) -> Result<(), Error> {
         let held = self.held();
-        let consumed = held.child().charges.tokens(held.child().slot(name)?);
+        let slot = held.child().slot(name)?;
         let tokens = delta.unsigned_abs();
         if tokens > Limit::TOKENS_MAX {
             let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
             return Err(ValidationError::new("delta", delta, rule).into());
         }
-        if delta < 0 && tokens > consumed {
+        let _ = held.settle().await;
+        if delta >= 0 {
+            held.charge(name, tokens);
+            return held.settle().await;
+        }
+        let consumed = held.child().payments.tokens(slot);
+        if tokens > consumed {
             let rule = format!("gives back more than the {consumed} tokens consumed of {name}");
             return Err(ValidationError::new("delta", delta, rule).into());
         }
+        let mut credits = Vec::new();
         for part in &mut held.parts {
             // A parent may have other limits.
-            let Ok(slot) = part.slot(name) else { continue };
-            let consumed = part.charges.tokens(slot);
-            let consumed = if delta < 0 {
-                let back = tokens.min(consumed);
-                part.give_back(&held.engine, &Charges::of(slot, back)).await;
-                consumed - back
-            } else {
-                part.charge(&held.engine, name, &Charges::of(slot, tokens))
-                    .await?;
-                consumed + tokens
-            };
-            part.charges = part.charges.with(slot, consumed);
+            if let Ok(slot) = part.slot(name) {
+                let back = part.payments.take_back(slot, tokens);
+                part.give_back(&held.engine, &back, &mut credits);
+            }
         }
+        ended(strict::credit(&held.engine, credits)).await;
         Ok(())
     }
 
-    /// Gives `tokens` of a limit back: `adjust(name, -tokens)`.
+    /// Gives `tokens` of a limit back: `adjust(name, -tokens)`, also where the future is dropped.
     ///
     /// ```
     /// # use zae_limiter::{Limit, RateLimiter};
@@ -442,8 +418,11 @@ impl<'a> Lease<'a> {
     /// See the example of [`Lease`].
     pub fn commit(self) {}
 
-    /// Gives back all that was consumed. A credit that does not reach the table is lost, never
-    /// repeated: that only admits less, until refill heals it.
+    /// Gives back all that was consumed, to whoever paid for it. A credit that does not reach the table is
+    /// lost, never repeated: that only admits less, until refill heals it.
+    ///
+    /// It begins with the call, and goes on in the background if the future is dropped. In leased mode
+    /// it is done when the call returns; in strict mode it is one write per bucket, which the future waits for.
     ///
     /// ```
     /// # use zae_limiter::{Limit, RateLimiter};
@@ -455,19 +434,20 @@ impl<'a> Lease<'a> {
     /// acquire().await?.commit(); // all ten are there again
     /// # Ok(()) }
     /// ```
-    pub async fn rollback(self) {
+    pub fn rollback(self) -> impl Future<Output = ()> + Send + use<> {
         let held = self.into_held();
-        for part in &held.parts {
-            part.give_back(&held.engine, &part.charges).await;
-        }
-    }
-
-    /// [`rollback`](Self::rollback) for who cannot wait.
-    pub(crate) fn rollback_in_background(self) {
-        let held = self.into_held();
-        for part in &held.parts {
-            part.give_back_later(&held.engine, &part.charges);
-        }
+        let ended = if held.begun.is_none() {
+            strict::credit(&held.engine, held.give_all_back())
+        } else {
+            // What is to be credited is known when that has ended.
+            let mut held = held.into_owned();
+            let engine = (*held.engine).clone();
+            Some(engine.spawn(async move {
+                let _ = held.settle().await;
+                ended(strict::credit(&held.engine, held.give_all_back())).await;
+            }))
+        };
+        self::ended(ended)
     }
 }
 
@@ -475,6 +455,105 @@ impl<'a> Held<'a> {
     /// What it has of the entity's own bucket.
     fn child(&self) -> &Part<'a> {
         &self.parts[0]
+    }
+
+    fn into_owned(self) -> Held<'static> {
+        let engine = (*self.engine).clone();
+        let own = |part: Part<'_>| Part {
+            limits: Loan::Shared(engine.shared(&part.limits)),
+            bucket: part.bucket,
+            payments: part.payments,
+        };
+        Held {
+            parts: self.parts.into_iter().map(own).collect(),
+            strict: self.strict,
+            failure_mode: self.failure_mode,
+            begun: self.begun,
+            engine: Loan::Shared(engine),
+        }
+    }
+
+    /// Pays for more, as the acquire was paid; says who has paid, by part.
+    async fn pay_for(&self, name: &str, tokens: u64) -> Result<SmallVec<[Payer; 2]>, Error> {
+        let parts = self.parts.iter();
+        let mut targets: Targets<'_> = parts.map(|part| part.target(name, tokens)).collect();
+        for target in &targets {
+            target.request().validate()?;
+        }
+        let admission = Admission {
+            engine: &self.engine,
+            strict: self.strict,
+            failure_mode: self.failure_mode,
+            patience: Duration::ZERO,
+        };
+        let within = admission.pay(&mut targets);
+        let more = match tokio::time::timeout(self.engine.acquire_timeout, within).await {
+            Ok(lease) => lease?,
+            Err(_) => admission.fail(&targets, 0, None)?,
+        };
+        let parts = more.into_held().parts.into_iter();
+        Ok(parts.map(|part| part.payments.last()).collect())
+    }
+
+    /// Charges `tokens` more, whatever there is. If the table has to be told, that has begun then, and
+    /// [`settle`](Self::settle) says how it ends.
+    fn charge(&mut self, name: &str, tokens: u64) {
+        let mut debits = Vec::new();
+        for (at, part) in self.parts.iter_mut().enumerate() {
+            // A parent may have other limits.
+            if let Ok(slot) = part.slot(name)
+                && let Some(debit) = part.charge(&self.engine, slot, tokens)
+            {
+                debits.push((at, debit));
+            }
+        }
+        self.begun = (!debits.is_empty()).then(|| Begun {
+            limit: name.into(),
+            tokens,
+            ended: strict::debit_anyway(&self.engine, debits),
+        });
+    }
+
+    /// How that has ended which was begun; another call may have begun it, and its caller gone away.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let Some(begun) = &mut self.begun else {
+            return Ok(());
+        };
+        let ended = (&mut begun.ended).await;
+        let Some(begun) = self.begun.take() else {
+            return Ok(());
+        };
+        let (at, failure) = match ended {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err((at, not_written))) => (at, not_written.failure()),
+            Err(_) => (0, None), // the runtime ends
+        };
+        for part in &mut self.parts {
+            if let Ok(slot) = part.slot(&begun.limit) {
+                let mut back = part.payments.take_back(slot, begun.tokens);
+                back.retain(|payment| payment.payer != Payer::Table); // it was not debited
+                part.give_back(&self.engine, &back, &mut Vec::new());
+            }
+        }
+        let failure = failure.or_else(|| self.engine.trouble(&self.parts[at].bucket));
+        Err(self.engine.unavailable(&self.parts[at].bucket, failure))
+    }
+
+    /// Gives back what can be given back here; returns what is to be credited to the table.
+    fn give_all_back(&self) -> Vec<BucketChange> {
+        let mut credits = Vec::new();
+        for part in &self.parts {
+            let all: SmallVec<[Payment; 1]> = part.payments.iter().rev().cloned().collect();
+            part.give_back(&self.engine, &all, &mut credits);
+        }
+        credits
+    }
+}
+
+/// Waits for writes that go on without it.
+async fn ended(writes: Option<oneshot::Receiver<()>>) {
+    if let Some(writes) = writes {
+        let _ = writes.await; // not if the runtime ends
     }
 }
 
@@ -508,69 +587,61 @@ impl Part<'_> {
         Target {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
-            consume: self.charges.iter().map(named).collect(),
+            consume: self.payments.charges().iter().map(named).collect(),
             in_turn: false,
         }
     }
 
-    async fn charge(&self, engine: &Engine, name: &str, correction: &Charges) -> Result<(), Error> {
-        let tokens = correction.iter().map(|(_, tokens)| tokens).sum();
-        match self.payer {
-            Payer::Block { .. } if self.bucket.has_room_for(&self.limits, correction) => {
-                let limit = self.limits.iter().find(|limit| limit.name() == name);
-                let charge = |limit| self.bucket.charge_anyway(&engine.clock, limit, tokens);
-                if limit.is_some_and(charge) {
+    /// Charges more, whatever there is; returns the debit that the table is to be told of at once.
+    fn charge(&mut self, engine: &Engine, slot: u32, tokens: u64) -> Option<BucketChange> {
+        let charges = Charges::of(slot, tokens);
+        let last = self.payments.last();
+        let limit = &self.limits[slot as usize];
+        let payer = match last {
+            Payer::Block(_) if self.bucket.has_room_for(&self.limits, &charges) => {
+                let paid = self.bucket.charge_anyway(&engine.clock, limit, tokens);
+                if paid.hint {
                     engine.tell(&self.bucket);
                 }
-                Ok(())
+                Payer::Block(paid.generation)
             }
-            Payer::Block { .. } | Payer::Table => {
-                let debit = Change::DebitAnyway;
-                let debit = strict::change(engine, debit, &self.bucket, &self.limits, correction);
-                let unavailable =
-                    |error: NotWritten| engine.unavailable(&self.bucket, error.failure());
-                let within = tokio::time::timeout(engine.acquire_timeout, debit).await;
-                let late = |_| Err(NotWritten::Failed(engine.trouble(&self.bucket)));
-                within.unwrap_or_else(late).map_err(unavailable)
-            }
-            Payer::Nobody => Ok(()),
+            Payer::Block(_) | Payer::Table => Payer::Table,
+            Payer::Nobody => Payer::Nobody,
             Payer::Share(share) => {
-                self.bucket.charge_share(&engine.clock, name, tokens, share);
-                Ok(())
+                (self.bucket).charge_share(&engine.clock, limit.name(), tokens, share);
+                last
             }
+        };
+        self.payments.add(payer, slot, tokens);
+        (payer == Payer::Table).then(|| self.change(engine, Change::DebitAnyway, charges))
+    }
+
+    fn change(&self, engine: &Engine, change: Change, charges: Charges) -> BucketChange {
+        BucketChange {
+            change,
+            bucket: self.bucket.clone(),
+            limits: engine.shared(&self.limits),
+            charges,
         }
     }
 
-    async fn give_back(&self, engine: &Engine, charges: &Charges) {
-        let table = match self.payer {
-            Payer::Table => true,
-            Payer::Block { .. } => !self.bucket.has_room_for(&self.limits, charges),
-            Payer::Nobody | Payer::Share(_) => false,
-        };
-        if table {
-            let credit = Change::Credit;
-            // If it fails for sure, the reconciler makes it good.
-            let _ = strict::change(engine, credit, &self.bucket, &self.limits, charges).await;
-            engine.wake(self.bucket.bucket());
-        } else {
-            self.give_back_later(engine, charges);
-        }
-    }
-
-    /// Gives tokens back to the block that paid, or has the reconciler credit them.
-    fn give_back_later(&self, engine: &Engine, charges: &Charges) {
-        let (clock, bucket) = (&engine.clock, &self.bucket);
-        let generation = match self.payer {
-            Payer::Block { generation, .. } => Some(generation),
-            Payer::Table => None,
-            Payer::Nobody => return,
-            Payer::Share(share) => {
-                bucket.give_share_back(clock, &self.limits, charges, share);
-                return;
+    /// Gives tokens back to whoever paid them; what the table is to be credited with at once is added
+    /// to `credits`.
+    fn give_back(&self, engine: &Engine, payments: &[Payment], credits: &mut Vec<BucketChange>) {
+        let (clock, bucket, limits) = (&engine.clock, &self.bucket, &*self.limits);
+        for Payment { payer, charges } in payments {
+            match payer {
+                Payer::Block(generation) if bucket.has_room_for(limits, charges) => {
+                    if bucket.give_back(clock, Some(*generation), limits, charges) {
+                        engine.tell(bucket);
+                    }
+                }
+                Payer::Block(_) | Payer::Table => {
+                    credits.push(self.change(engine, Change::Credit, charges.clone()));
+                }
+                Payer::Nobody => {}
+                Payer::Share(share) => bucket.give_share_back(clock, limits, charges, *share),
             }
-        };
-        if bucket.give_back(clock, generation, &self.limits, charges) {
-            engine.tell(bucket);
         }
         engine.wake(bucket.bucket());
     }

@@ -70,6 +70,7 @@ mod line;
 mod look;
 mod metrics;
 mod page;
+mod payments;
 #[doc(hidden)]
 pub mod reconciler;
 mod resolve;

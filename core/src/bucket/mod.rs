@@ -23,7 +23,7 @@ use crate::sabotage::Sabotage;
 use crate::{BucketKey, Clock, Limit, MonotonicTime, ValidationError};
 
 /// A request that was paid from the block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paid {
     /// Which block paid.
     pub generation: u32,
@@ -209,13 +209,13 @@ impl Bucket {
 
     /// Charges tokens of `limit` whatever the block holds: the rest is owed to the table.
     ///
-    /// Returns whether the reconciler is to be told.
-    pub fn charge_anyway(&self, clock: &Clock, limit: &Limit, tokens: u64) -> bool {
+    /// Returns which block has paid, and whether the reconciler is to be told.
+    pub fn charge_anyway(&self, clock: &Clock, limit: &Limit, tokens: u64) -> Paid {
         let now = clock.now();
         let mut state = self.lock();
         let _ = state.know(limit);
         let Some(slot) = state.slot(limit.name()) else {
-            return false;
+            return Paid::default();
         };
         let active = state.active();
         let live = now < active.expires_at;
@@ -228,7 +228,9 @@ impl Bucket {
         // It was not asked for in a moment.
         account.observed_spent += tokens;
         account.late += tokens;
-        paid < tokens && state.ask_for_a_look()
+        let generation = active.generation;
+        let hint = paid < tokens && state.ask_for_a_look();
+        Paid { generation, hint }
     }
 
     /// Gives tokens of an earlier charge, by the order of `limits`, back: to the block that paid
@@ -255,14 +257,24 @@ impl Bucket {
         let active = state.active();
         let same = Some(active.generation) == generation && now < active.expires_at;
         for (slot, tokens) in slots {
+            let (owed, reported) = active.books.under_way(slot);
             let s = &mut active.slots[slot];
             s.denied_until = MonotonicTime::ZERO;
-            let refunded = if same { tokens.min(s.spent) } else { 0 };
-            s.stock += refunded;
-            s.spent -= refunded;
             let account = active.books.account(slot);
-            account.credit += tokens - refunded;
-            account.taken_back += tokens - refunded;
+            // What was charged beyond the block is owed before anything is stock.
+            let cancelled = tokens.min(account.debt.saturating_sub(owed));
+            account.debt -= cancelled;
+            let unreported = s.spent.saturating_sub(reported);
+            let to_block = if same {
+                (tokens - cancelled).min(unreported.saturating_sub(cancelled))
+            } else {
+                0
+            };
+            s.stock += to_block;
+            account.credit += tokens - cancelled - to_block;
+            let unspent = (cancelled + to_block).min(unreported);
+            s.spent -= unspent;
+            account.taken_back += tokens - unspent;
         }
         !same && state.ask_for_a_look()
     }

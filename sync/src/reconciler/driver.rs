@@ -144,7 +144,7 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
         while let Some(action) = machine.tick(&engine.clock) {
             act(&engine, &mut requests, Some(action));
         }
-        if deadline.is_some() && machine.writing() == 0 {
+        if deadline.is_some() && machine.writing() == 0 && !engine.has_background_work() {
             break;
         }
         tokio::select! {

@@ -38,6 +38,8 @@ pub enum Fault {
     Panic,
     /// It is done as usual, after this long. Needs the time driver of tokio.
     Delay(Duration),
+    /// It is done at once, and answered after this long. Needs the time driver of tokio.
+    LateReply(Duration),
 }
 
 /// Any store with faults put in front of it, for tests: of this crate, and of yours.
@@ -235,6 +237,8 @@ enum Fate {
     Lose(StoreError),
     /// It is made, and its answer is thrown away.
     LoseReply(StoreError),
+    /// It is made, and its answer comes late.
+    Delay(Duration),
 }
 
 impl Fault {
@@ -252,6 +256,7 @@ impl Fault {
                 tokio::time::sleep(delay).await;
                 Fate::Pass
             }
+            Some(Self::LateReply(delay)) => Fate::Delay(delay),
             Some(Self::Panic) => panic!("could not {what}; a fault put in on purpose"),
             Some(Self::Throttled) => Fate::Fail(error(Kind::Throttled, "throttled")),
             Some(Self::Unreachable) => Fate::Fail(error(Kind::Unreachable, "no connection")),
@@ -271,6 +276,11 @@ impl Fate {
     ) -> Result<T, StoreError> {
         match self {
             Self::Pass => call.await,
+            Self::Delay(delay) => {
+                let answer = call.await;
+                tokio::time::sleep(delay).await;
+                answer
+            }
             Self::Fail(error) | Self::Lose(error) => Err(error),
             Self::LoseReply(error) => {
                 call.await?;
@@ -293,6 +303,11 @@ impl<S: Store + ?Sized> Store for FaultyStore<S> {
         let what = format!("write the bucket of {id} for {resource}");
         match self.on_write(&what).await {
             Fate::Pass => self.store.write_bucket(key, write).await,
+            Fate::Delay(delay) => {
+                let outcome = self.store.write_bucket(key, write).await;
+                tokio::time::sleep(delay).await;
+                outcome
+            }
             Fate::Fail(error) => WriteOutcome::Failed(error),
             Fate::Lose(error) => WriteOutcome::Unknown(error),
             Fate::LoseReply(error) => {
@@ -440,7 +455,7 @@ mod tests {
             limits: vec![],
             sequence_from: 0,
             consumed_at_ms: 1_767_225_600_000,
-            expires_at_seconds: 1,
+            kept: zae_limiter_core::item::Kept::AsItIs,
         }
     }
 

@@ -180,6 +180,16 @@ impl MemoryStore {
         }
     }
 
+    /// Forgets the buckets that the table need not keep any longer, as DynamoDB does some time after
+    /// their TTL: for tests.
+    #[doc(hidden)]
+    pub fn expire(&self, now: WallTime) {
+        let mut table = self.0.lock();
+        table
+            .buckets
+            .retain(|_, item| item.expires_at_seconds > now.as_secs());
+    }
+
     /// Reads a bucket at once, without a runtime: for simulations.
     #[doc(hidden)]
     #[must_use]

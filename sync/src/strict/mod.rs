@@ -7,13 +7,22 @@ mod payment;
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::time;
+use tokio::sync::oneshot;
+use tokio::time::{self, Instant};
 use zae_limiter_core::{BucketRef, Charges, Limit};
 
 use crate::engine::Engine;
 
 pub use payment::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
+
+/// One change of one bucket that is to be made.
+#[derive(Debug)]
+pub(crate) struct BucketChange {
+    pub(crate) change: Change,
+    pub(crate) bucket: BucketRef,
+    pub(crate) limits: Arc<[Limit]>,
+    pub(crate) charges: Charges,
+}
 
 /// Debits all buckets of `payment` or none, even if the caller loses interest; then what was
 /// taken is given back.
@@ -21,19 +30,15 @@ pub(crate) async fn pay(
     engine: &Arc<Engine>,
     mut payment: Payment,
 ) -> Result<(), (usize, NotWritten)> {
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    let (engine, runtime) = (engine.clone(), Handle::current());
-    tokio::spawn(async move {
-        let result = run(&engine, &mut payment).await;
+    let its_engine = engine.clone();
+    let answered = engine.spawn(async move {
+        let result = run(&its_engine, &mut payment).await;
         // Whether or not somebody is there to take it: if not, it is dropped.
-        let _ = answer.send(result.map(|()| Paid {
-            payment: Some((engine, payment)),
-            runtime,
-        }));
+        result.map(|()| Paid(Some((its_engine, payment))))
     });
     match answered.await {
-        Ok(Ok(paid)) => {
-            paid.claim();
+        Ok(Ok(mut paid)) => {
+            paid.0 = None; // it is the caller's now
             Ok(())
         }
         Ok(Err(error)) => Err(error),
@@ -42,23 +47,15 @@ pub(crate) async fn pay(
 }
 
 /// A payment on its way to the caller. If nobody takes it, it is given back.
-struct Paid {
-    payment: Option<(Arc<Engine>, Payment)>,
-    runtime: Handle,
-}
-
-impl Paid {
-    fn claim(mut self) {
-        self.payment = None;
-    }
-}
+struct Paid(Option<(Arc<Engine>, Payment)>);
 
 impl Drop for Paid {
     fn drop(&mut self) {
-        if let Some((engine, mut payment)) = self.payment.take() {
+        if let Some((engine, mut payment)) = self.0.take() {
             payment.give_back();
-            self.runtime.spawn(async move {
-                let _ = run(&engine, &mut payment).await;
+            let its_engine = engine.clone();
+            engine.spawn(async move {
+                let _ = run(&its_engine, &mut payment).await;
             });
         }
     }
@@ -80,18 +77,63 @@ async fn run(engine: &Engine, payment: &mut Payment) -> Result<(), (usize, NotWr
     }
 }
 
-/// Makes one change of one bucket.
-pub(crate) async fn change(
+/// Debits all the buckets, whatever they hold, or none; each debit has the number of a part. If that
+/// cannot be, says which part is why. Goes on if nobody waits for its end.
+pub(crate) fn debit_anyway(
+    engine: &Arc<Engine>,
+    debits: Vec<(usize, BucketChange)>,
+) -> oneshot::Receiver<Result<(), (usize, NotWritten)>> {
+    let its_engine = engine.clone();
+    engine.spawn(async move {
+        let deadline = Instant::now() + its_engine.acquire_timeout;
+        let mut made = Vec::new();
+        for (at, debit) in debits {
+            if let Err(error) = make(&its_engine, &debit, Some(deadline)).await {
+                for debit in made {
+                    let change = Change::Credit;
+                    let _ = make(&its_engine, &BucketChange { change, ..debit }, None).await;
+                }
+                return Err((at, error));
+            }
+            made.push(debit);
+        }
+        Ok(())
+    })
+}
+
+/// Credits the buckets. What surely cannot be credited now is left to the reconciler. It goes on if
+/// nobody waits for its end.
+pub(crate) fn credit(
+    engine: &Arc<Engine>,
+    credits: Vec<BucketChange>,
+) -> Option<oneshot::Receiver<()>> {
+    if credits.is_empty() {
+        return None;
+    }
+    let its_engine = engine.clone();
+    Some(engine.spawn(async move {
+        for credit in credits {
+            let _ = make(&its_engine, &credit, None).await;
+            its_engine.wake(credit.bucket.bucket());
+        }
+    }))
+}
+
+/// Makes one change of one bucket. No try is begun after the deadline.
+async fn make(
     engine: &Engine,
-    change: Change,
-    bucket: &BucketRef,
-    limits: &[Limit],
-    charges: &Charges,
+    change: &BucketChange,
+    deadline: Option<Instant>,
 ) -> Result<(), NotWritten> {
     let clock = &engine.clock;
-    let limits = engine.shared(limits);
-    let due = Due::new(bucket.clone(), limits, charges.clone());
-    let mut payment = BucketPayment::new(clock, change, due);
+    let BucketChange {
+        bucket,
+        limits,
+        charges,
+        ..
+    } = change;
+    let due = Due::new(bucket.clone(), limits.clone(), charges.clone());
+    let mut payment = BucketPayment::new(clock, change.change, due);
     loop {
         match payment.next(clock) {
             Next::Write(bucket, write) => {
@@ -100,7 +142,13 @@ pub(crate) async fn change(
                     engine.tell(&bucket);
                 }
             }
-            Next::Pause(attempt) => time::sleep(engine.backoff(attempt)).await,
+            Next::Pause(attempt) => {
+                let again = Instant::now() + engine.backoff(attempt);
+                if deadline.is_some_and(|deadline| again > deadline) {
+                    return Err(NotWritten::Failed(None));
+                }
+                time::sleep_until(again).await;
+            }
             Next::Done(result) => return result,
         }
     }

@@ -145,7 +145,7 @@ impl World<'_> {
             let pool = p.pool(bucket, slot);
             if more {
                 pool.consumed += i128::from(tokens);
-                tell |= known.charge_anyway(&p.clock, limit, tokens);
+                tell |= known.charge_anyway(&p.clock, limit, tokens).hint;
             } else {
                 pool.consumed -= i128::from(tokens);
                 charges = charges.with(slot as u32, tokens);

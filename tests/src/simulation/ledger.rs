@@ -225,8 +225,8 @@ impl Ledgers {
 }
 
 /// Whether the table would forget the bucket while it is not full.
-pub(super) fn forgets_early(item: &BucketItem, expires_at_seconds: u64) -> bool {
-    let expires_at = WallTime::from_nanos(expires_at_seconds.saturating_mul(1_000_000_000));
+pub(super) fn forgets_early(item: &BucketItem) -> bool {
+    let expires_at = WallTime::from_nanos(item.expires_at_seconds.saturating_mul(1_000_000_000));
     let full = |limit: &LimitItem| limit.terms.level(limit.z, expires_at) >= limit.terms.full();
     !item.limits.iter().all(|(_, limit)| full(limit))
 }

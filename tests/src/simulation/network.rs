@@ -288,7 +288,7 @@ impl World<'_> {
                 }
             }
         }
-        if forgets_early(item, flight.write.expires_at_seconds) {
+        if forgets_early(item) {
             problem = Some(format!(
                 "bucket {bucket} would be forgotten before it is full"
             ));

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use zae_limiter::store::{FaultyStore, MemoryStore, Store, StoreError, WriteOutcome};
 use zae_limiter::{AuditAction, AuditEvent, Clock, Page, PageRequest, PageToken};
 use zae_limiter_core::item::{
-    BucketItem, BucketWrite, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite, Ring,
-    RingChange, RingGuard, ZChange,
+    BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
+    Ring, RingChange, RingGuard, ZChange,
 };
 use zae_limiter_core::{BucketKey, Terms, Ticks};
 use zae_limiter_tests::fresh_table;
@@ -66,6 +66,7 @@ on_every_store! {
         the_level_guards_hold_to_the_tick
         a_write_planned_under_other_terms_is_refused
         terms_can_change
+        time_to_live_never_falls
         the_ring_guards_refuse
         the_ring_turns
         several_limits_change_together_or_not_at_all
@@ -162,7 +163,7 @@ fn write(limits: impl Into<Vec<LimitWrite>>) -> BucketWrite {
         limits: limits.into(),
         sequence_from: 0,
         consumed_at_ms: 1_767_225_600_000,
-        expires_at_seconds: 4_000_000_000,
+        kept: Kept::AsItIs,
     }
 }
 

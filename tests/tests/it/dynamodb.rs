@@ -11,7 +11,7 @@ use zae_limiter::store::{ConnectOptions, DynamoDbStore, Store, StoreErrorKind, W
 use zae_limiter::{AuditAction, AuditEvent, Clock, Entity};
 use zae_limiter_core::BucketKey;
 use zae_limiter_core::Terms;
-use zae_limiter_core::item::{BucketWrite, LimitAction, LimitItem, LimitWrite};
+use zae_limiter_core::item::{BucketWrite, Kept, LimitAction, LimitItem, LimitWrite};
 use zae_limiter_tests::{REGION, client_for, config_for, endpoint, fresh_table, random_table_name};
 
 use crate::fake_service::{Answer, FakeService};
@@ -40,7 +40,7 @@ fn creation() -> BucketWrite {
         }],
         sequence_from: 0,
         consumed_at_ms: 1_767_225_600_000,
-        expires_at_seconds: 4_000_000_000,
+        kept: Kept::AsItIs,
     }
 }
 

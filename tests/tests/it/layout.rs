@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use zae_limiter::store::{EntityWrite, Store};
 use zae_limiter::{AuditAction, AuditEvent, Clock, Entity, Limit, LimitScope, VersionRecord};
-use zae_limiter_core::item::{BucketWrite, LimitAction, LimitItem, LimitWrite};
+use zae_limiter_core::item::{BucketWrite, Kept, LimitAction, LimitItem, LimitWrite};
 use zae_limiter_core::{BucketKey, Terms};
 use zae_limiter_tests::{client_for, endpoint, fresh_table};
 
@@ -66,7 +66,7 @@ async fn a_bucket() {
         }],
         sequence_from: 1_767_225_600_000_000,
         consumed_at_ms: 1_767_225_600_123,
-        expires_at_seconds: 4_000_000_000,
+        kept: Kept::Until(4_000_000_000),
     };
     let key = BucketKey::new("user-1", "api").unwrap();
     table.store().write_bucket(&key, &write).await;

@@ -10,6 +10,7 @@ mod cascade;
 mod catalog;
 mod closing;
 mod conformance;
+mod corrections;
 mod data;
 mod dynamodb;
 mod fake_service;

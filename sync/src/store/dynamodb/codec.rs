@@ -110,6 +110,10 @@ pub(super) fn decode_bucket(item: &Attributes) -> Result<BucketItem, Unreadable>
     Ok(BucketItem {
         sequence: integer(item.get(SEQUENCE), || SEQUENCE.to_owned())?,
         consumed_at_ms: integer(item.get(CONSUMED_AT), || CONSUMED_AT.to_owned())?,
+        expires_at_seconds: match item.get(schema::TTL) {
+            None => 0,
+            ttl => integer(ttl, || schema::TTL.to_owned())?,
+        },
         limits,
     })
 }

@@ -279,7 +279,7 @@ mod tests {
             limits: vec![],
             sequence_from: 0,
             consumed_at_ms: 1_767_225_600_000,
-            expires_at_seconds: 1,
+            kept: zae_limiter_core::item::Kept::AsItIs,
         };
         for (error, kind) in [
             (

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use zae_limiter_core::item::{
-    BucketWrite, LimitAction, LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange,
+    BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange,
 };
 use zae_limiter_core::{BucketKey, schema};
 
@@ -36,8 +36,7 @@ pub(super) fn expressions(
     write: &BucketWrite,
 ) -> Result<Expressions, &'static str> {
     let mut out = Writer::default();
-    let ttl = out.name(schema::TTL, schema::TTL);
-    out.set_to(ttl, number(write.expires_at_seconds));
+    out.keep(write.kept);
     let consumed_at = out.name(CONSUMED_AT, CONSUMED_AT);
     out.set_to(consumed_at, number(write.consumed_at_ms));
     let sequence = out.name(SEQUENCE, SEQUENCE);
@@ -122,6 +121,22 @@ impl Writer {
         if value != 0 {
             let value = self.value(number(value));
             self.sets.push(format!("{path} = {path} + {value}"));
+        }
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        if kept == Kept::AsItIs {
+            return;
+        }
+        let ttl = self.name(schema::TTL, schema::TTL);
+        match kept {
+            Kept::AsItIs => {}
+            Kept::AtLeast(least) => self.compare(&ttl, ">=", number(least)),
+            Kept::Until(until) => {
+                let until = self.value(number(until));
+                self.require(format!("(attribute_not_exists({ttl}) OR {ttl} < {until})"));
+                self.sets.push(format!("{ttl} = {until}"));
+            }
         }
     }
 
@@ -294,7 +309,7 @@ mod tests {
             }],
             sequence_from: 50,
             consumed_at_ms: 60,
-            expires_at_seconds: 99,
+            kept: Kept::Until(99),
         }
     }
 
@@ -312,7 +327,10 @@ mod tests {
         );
         assert_eq!(
             made.condition.as_deref(),
-            Some("#l0.#t = :3 AND #l0.#z >= :4 AND attribute_not_exists(#l0.#r)")
+            Some(
+                "(attribute_not_exists(#ttl) OR #ttl < :0) AND #l0.#t = :3 AND #l0.#z >= :4 AND \
+                 attribute_not_exists(#l0.#r)"
+            )
         );
         assert_eq!(made.names["#l0"], "limit#rpm");
         // Every placeholder that is declared is used: the service insists on it.
@@ -330,7 +348,7 @@ mod tests {
             limits: vec![],
             sequence_from: 1,
             consumed_at_ms: 1,
-            expires_at_seconds: 1,
+            kept: Kept::AsItIs,
         };
         let made = expressions(&key(), &nothing).unwrap();
         assert_eq!(made.condition, None);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zae_limiter::store::{Store, WriteOutcome};
-use zae_limiter_core::item::{LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange};
+use zae_limiter_core::item::{
+    BucketWrite, Kept, LimitChange, LimitGuard, Ring, RingChange, RingGuard, ZChange,
+};
 use zae_limiter_core::plan::{Holding, Seen, Transfer, plan};
 use zae_limiter_core::{BucketKey, Limit, Terms, Ticks, WallTime};
 
@@ -40,6 +42,32 @@ pub(super) async fn a_limit_joins_those_that_are_there(store: Arc<dyn Store>) {
             .await
     );
     assert_eq!((bucket.limit("rpm").z, bucket.limit("tpm").z), (2, 5));
+}
+
+pub(super) async fn time_to_live_never_falls(store: Arc<dyn Store>) {
+    let mut bucket = Bucket::with(store, [create("rpm", item(1, None))]).await;
+    let mut passes = async |kept| {
+        let nothing = update("rpm", guard(None, None), change(ZChange::Add(1), 1));
+        let write = BucketWrite {
+            kept,
+            ..write([nothing])
+        };
+        let passed = bucket.send(&write).await;
+        (passed, bucket.model.as_ref().unwrap().expires_at_seconds)
+    };
+    for (kept, expected) in [
+        (Kept::AtLeast(1), (false, 0)),
+        (Kept::AsItIs, (true, 0)),
+        (Kept::Until(4_000_000_000), (true, 4_000_000_000)),
+        (Kept::Until(4_000_000_000), (false, 4_000_000_000)),
+        (Kept::Until(3_999_999_999), (false, 4_000_000_000)),
+        (Kept::AtLeast(4_000_000_000), (true, 4_000_000_000)),
+        (Kept::AtLeast(4_000_000_001), (false, 4_000_000_000)),
+        (Kept::AsItIs, (true, 4_000_000_000)),
+        (Kept::Until(4_000_000_001), (true, 4_000_000_001)),
+    ] {
+        assert_eq!(passes(kept).await, expected, "{kept:?}");
+    }
 }
 
 pub(super) async fn a_missing_limit_is_not_updated(store: Arc<dyn Store>) {

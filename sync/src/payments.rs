@@ -1,0 +1,178 @@
+//! Who has paid for what of a lease, payment by payment, for as long as the lease lives.
+//!
+//! Only what the table was debited may be credited to it. So no payment is forgotten when another is
+//! added, and what is given back goes to whoever paid it, the last payment first.
+
+use smallvec::SmallVec;
+use zae_limiter_core::Charges;
+
+use crate::Share;
+
+/// Who pays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Payer {
+    /// The token block of this generation.
+    Block(u32),
+    /// The table itself.
+    Table,
+    /// Nobody: the table could not be asked, and the failure mode is open.
+    Nobody,
+    /// This process's share of the limit: the table could not be asked.
+    Share(Share),
+}
+
+/// Tokens that one payer has paid, by the order of the limits.
+#[derive(Clone, Debug)]
+pub(crate) struct Payment {
+    pub(crate) payer: Payer,
+    pub(crate) charges: Charges,
+}
+
+/// All payments for what a lease has of one bucket, the oldest first. The first one is how it was
+/// admitted, and stays, even if all of it is given back.
+#[derive(Clone, Debug)]
+pub(crate) struct Payments {
+    first: Payment,
+    more: SmallVec<[Payment; 1]>,
+}
+
+impl Payments {
+    pub(crate) fn new(payer: Payer, charges: Charges) -> Self {
+        Self {
+            first: Payment { payer, charges },
+            more: SmallVec::new(),
+        }
+    }
+
+    /// How it was admitted.
+    pub(crate) fn first(&self) -> Payer {
+        self.first.payer
+    }
+
+    /// Who has paid last.
+    pub(crate) fn last(&self) -> Payer {
+        self.more.last().unwrap_or(&self.first).payer
+    }
+
+    /// Tokens of one limit.
+    pub(crate) fn tokens(&self, slot: u32) -> u64 {
+        self.iter()
+            .map(|payment| payment.charges.tokens(slot))
+            .sum()
+    }
+
+    /// Tokens of all limits.
+    pub(crate) fn charges(&self) -> Charges {
+        let mut all = self.first.charges.clone();
+        for payment in &self.more {
+            for (slot, tokens) in payment.charges.iter() {
+                all = all.with(slot, all.tokens(slot) + tokens);
+            }
+        }
+        all
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Payment> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// Somebody has paid for more of one limit.
+    pub(crate) fn add(&mut self, payer: Payer, slot: u32, tokens: u64) {
+        let last = self.more.last_mut().unwrap_or(&mut self.first);
+        if last.payer == payer {
+            last.charges = last.charges.with(slot, last.charges.tokens(slot) + tokens);
+            return;
+        }
+        self.join_old_blocks(payer);
+        let charges = Charges::of(slot, tokens);
+        self.more.push(Payment { payer, charges });
+    }
+
+    /// A lease that outlives many blocks is not to grow: what blocks before the last have paid goes back to
+    /// the table in any case.
+    fn join_old_blocks(&mut self, payer: Payer) {
+        if let [.., before, last] = &mut self.more[..]
+            && let (Payer::Block(older), Payer::Block(old), Payer::Block(_)) =
+                (before.payer, last.payer, payer)
+        {
+            // A hit may name the block before the one that has paid it.
+            let oldest = if old.wrapping_sub(older) < u32::MAX / 2 {
+                older
+            } else {
+                old
+            };
+            before.payer = Payer::Block(oldest);
+            for (slot, tokens) in last.charges.iter() {
+                let tokens = before.charges.tokens(slot) + tokens;
+                before.charges = before.charges.with(slot, tokens);
+            }
+            self.more.pop();
+        }
+    }
+
+    /// Takes out up to `tokens` of one limit, the last payment first: what each payer is to have back.
+    pub(crate) fn take_back(&mut self, slot: u32, tokens: u64) -> SmallVec<[Payment; 1]> {
+        let mut left = tokens;
+        let mut back = SmallVec::new();
+        let payments = self.more.iter_mut().rev().chain([&mut self.first]);
+        for payment in payments {
+            let paid = payment.charges.tokens(slot);
+            let tokens = left.min(paid);
+            if tokens == 0 {
+                continue;
+            }
+            left -= tokens;
+            payment.charges = payment.charges.with(slot, paid - tokens);
+            let (payer, charges) = (payment.payer, Charges::of(slot, tokens));
+            back.push(Payment { payer, charges });
+        }
+        self.more
+            .retain(|payment| payment.charges.iter().any(|(_, tokens)| tokens > 0));
+        back
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(payments: &mut Payments, tokens: u64) -> Vec<(Payer, u64)> {
+        let back = payments.take_back(0, tokens).into_iter();
+        back.map(|payment| (payment.payer, payment.charges.tokens(0)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_given_back_goes_to_whoever_paid_last() {
+        let mut payments = Payments::new(Payer::Nobody, Charges::of(0, 300));
+        payments.add(Payer::Table, 0, 1);
+        payments.add(Payer::Table, 0, 2);
+        payments.add(Payer::Table, 1, 9);
+        assert_eq!((payments.tokens(0), payments.tokens(1)), (303, 9));
+        assert_eq!(payments.charges().tokens(0), 303);
+        assert_eq!(back(&mut payments, 2), [(Payer::Table, 2)]);
+        assert_eq!(
+            back(&mut payments, 100),
+            [(Payer::Table, 1), (Payer::Nobody, 99)]
+        );
+        assert_eq!(back(&mut payments, 999), [(Payer::Nobody, 201)]);
+        assert_eq!(
+            (payments.first(), payments.last()),
+            (Payer::Nobody, Payer::Table)
+        );
+        assert_eq!(back(&mut payments, 1), []);
+        assert_eq!(payments.tokens(1), 9);
+    }
+
+    #[test]
+    fn a_long_stream_stays_small() {
+        let mut payments = Payments::new(Payer::Block(u32::MAX - 10), Charges::of(0, 1));
+        for generation in 0..1_000u32 {
+            payments.add(Payer::Block(generation.wrapping_sub(9)), 0, 1);
+            payments.add(Payer::Block(generation.wrapping_sub(9)), 0, 1);
+        }
+        assert!(payments.iter().count() <= 4);
+        assert_eq!(payments.tokens(0), 2_001);
+        assert_eq!(back(&mut payments, 2), [(Payer::Block(990), 2)]);
+    }
+}
