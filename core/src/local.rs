@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use crate::bucket::{Active, Bucket, State};
-use crate::{Charges, Clock, Limit, Request, Terms, Ticks, ValidationError, WallTime};
+use crate::{Clock, Limit, Terms, Ticks, ValidationError, WallTime};
 
 const MILLION: u32 = 1_000_000;
 
@@ -106,140 +106,99 @@ pub struct LocalLevel {
     pub retry_after: Duration,
 }
 
-impl Bucket {
-    /// Takes the tokens of a valid `request` from this process's share. The limits have to be
-    /// declared.
-    pub fn take_share(&self, request: &Request<'_>, clock: &Clock, share: Share) -> bool {
-        let at = time(clock);
-        let mut mine = self.lock();
-        let paid = mine.share_of(at, request, share);
-        paid.map(|charges| mine.spend_share(at, &charges, share))
-            .is_some()
+/// The shares of one bucket's limits that a process lives on while the table cannot be asked: of each
+/// limit the time at which the share was last empty, if it was ever used.
+#[derive(Debug, Default)]
+pub(crate) struct LocalShares(SmallVec<[Option<Ticks>; 2]>);
+
+impl LocalShares {
+    fn of(&mut self, at: usize) -> &mut Option<Ticks> {
+        if at >= self.0.len() {
+            self.0.resize(at + 1, None);
+        }
+        &mut self.0[at]
     }
 
-    /// Takes the tokens of two valid requests from this process's shares of two buckets, or from
-    /// neither.
-    pub fn take_both_shares(
-        &self,
-        request: &Request<'_>,
-        other: &Self,
-        others_request: &Request<'_>,
-        clock: &Clock,
+    pub(crate) fn remove_limit(&mut self, at: usize) {
+        if at < self.0.len() {
+            self.0.remove(at);
+        }
+    }
+
+    fn level(&mut self, at: usize, now: WallTime, terms: &Terms, share: Share) -> Ticks {
+        let empty = terms.empty_at(now);
+        let full = empty - share.full(terms);
+        let z = self.of(at);
+        let level = z.map_or(full, |z| z.max(full));
+        *z = Some(level);
+        empty - level
+    }
+
+    /// Whether the share holds `tokens`.
+    pub(crate) fn covers(
+        &mut self,
+        at: usize,
+        now: WallTime,
+        terms: &Terms,
         share: Share,
+        tokens: u64,
     ) -> bool {
-        let at = time(clock);
-        let (mut mine, mut theirs) = self.lock_both(other);
-        let charges = (
-            mine.share_of(at, request, share),
-            theirs.share_of(at, others_request, share),
-        );
-        let (Some(a), Some(b)) = charges else {
-            return false;
-        };
-        mine.spend_share(at, &a, share);
-        theirs.spend_share(at, &b, share);
-        true
+        self.level(at, now, terms, share) >= share.cost(terms, tokens)
     }
 
-    /// Takes tokens of `limit` from this process's share, whatever it has.
-    pub fn charge_share(&self, clock: &Clock, limit: &str, tokens: u64, share: Share) {
-        let mut state = self.lock();
-        if let Some(slot) = state.slot(limit) {
-            state
-                .active()
-                .charge_share(time(clock), slot, tokens, share);
-        }
-    }
-
-    /// Gives tokens, by the order of `limits`, back to this process's share.
-    pub fn give_share_back(
-        &self,
-        clock: &Clock,
-        limits: &[Limit],
-        charges: &Charges,
+    /// Takes `tokens`, whatever there is.
+    pub(crate) fn charge(
+        &mut self,
+        at: usize,
+        now: WallTime,
+        terms: &Terms,
         share: Share,
+        tokens: u64,
     ) {
-        let mut state = self.lock();
-        for (at, tokens) in charges.iter() {
-            if let Some(slot) = state.slot(limits[at as usize].name()) {
-                let active = state.active();
-                active.local_level(time(clock), slot, share);
-                let terms = *active.limits[slot].terms();
-                if let Some(z) = &mut active.books.account(slot).local {
-                    *z -= share.cost(&terms, tokens);
-                }
-            }
+        self.level(at, now, terms, share);
+        if let Some(z) = self.of(at) {
+            *z += share.cost(terms, tokens);
         }
     }
 
-    /// What this process has of its share, for a request that it could not pay.
-    pub fn share_levels(
-        &self,
-        clock: &Clock,
-        request: &Request<'_>,
+    /// Gives `tokens` back.
+    pub(crate) fn give_back(
+        &mut self,
+        at: usize,
+        now: WallTime,
+        terms: &Terms,
         share: Share,
-    ) -> Vec<LocalLevel> {
-        let mut state = self.lock();
-        let at = time(clock);
-        let limits = state.limits.clone();
-        let of = |(slot, limit): (usize, &Limit)| {
-            let terms = *limit.terms();
-            let level = state.active().local_level(at, slot, share);
-            let named = request.consume().iter().find(|(n, _)| *n == limit.name());
-            let missing = share.cost(&terms, named.map_or(0, |(_, tokens)| *tokens)) - level;
-            let tokens = level.max(0) * Ticks::from(share.millionths) / Ticks::from(MILLION);
-            LocalLevel {
-                limit: limit.clone(),
-                tokens: u64::try_from(terms.to_tokens(tokens)).unwrap_or(0),
-                retry_after: terms.time_until(-missing.max(0), 0),
-            }
-        };
-        limits.iter().enumerate().map(of).collect()
-    }
-}
-
-impl State {
-    /// What `request` charges, if this process's share pays for it.
-    fn share_of(&mut self, at: WallTime, request: &Request<'_>, share: Share) -> Option<Charges> {
-        let charges = self.resolve(request)?;
-        let active = self.active();
-        let enough = charges.iter().all(|(slot, tokens)| {
-            let cost = share.cost(active.limits[slot as usize].terms(), tokens);
-            active.local_level(at, slot as usize, share) >= cost
-        });
-        enough.then_some(charges)
-    }
-
-    fn spend_share(&mut self, at: WallTime, charges: &Charges, share: Share) {
-        let active = self.active();
-        for (slot, tokens) in charges.iter() {
-            active.charge_share(at, slot as usize, tokens, share);
+        tokens: u64,
+    ) {
+        self.level(at, now, terms, share);
+        if let Some(z) = self.of(at) {
+            *z -= share.cost(terms, tokens);
         }
     }
-}
 
-impl Active {
-    fn local_level(&mut self, at: WallTime, slot: usize, share: Share) -> Ticks {
-        let terms = *self.limits[slot].terms();
-        let empty = terms.empty_at(at);
-        let full = empty - share.full(&terms);
-        let account = self.books.account(slot);
-        let z = account.local.map_or(full, |z| z.max(full));
-        account.local = Some(z);
-        empty - z
-    }
-
-    fn charge_share(&mut self, at: WallTime, slot: usize, tokens: u64, share: Share) {
-        let cost = share.cost(self.limits[slot].terms(), tokens);
-        self.local_level(at, slot, share);
-        if let Some(z) = &mut self.books.account(slot).local {
-            *z += cost;
+    /// How the share of a limit stands, for who has asked for `tokens`.
+    pub(crate) fn status(
+        &mut self,
+        at: usize,
+        now: WallTime,
+        limit: &Limit,
+        share: Share,
+        tokens: u64,
+    ) -> LocalLevel {
+        let terms = *limit.terms();
+        let level = self.level(at, now, &terms, share);
+        let missing = share.cost(&terms, tokens) - level;
+        let left = level.max(0) * Ticks::from(share.millionths) / Ticks::from(MILLION);
+        LocalLevel {
+            limit: limit.clone(),
+            tokens: u64::try_from(terms.to_tokens(left)).unwrap_or(0),
+            retry_after: terms.time_until(-missing.max(0), 0),
         }
     }
 }
 
 /// A time that no time server sets back, for what never leaves the process.
-fn time(clock: &Clock) -> WallTime {
+pub(crate) fn local_time(clock: &Clock) -> WallTime {
     WallTime::from_nanos(clock.now().as_nanos())
 }
 
@@ -248,7 +207,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{BucketCache, BucketRef};
+    use crate::{BucketCache, BucketRef, Charges, Request};
 
     fn bucket(limits: &Arc<[Limit]>, id: &str) -> (BucketCache, BucketRef) {
         let cache = BucketCache::new();

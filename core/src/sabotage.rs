@@ -26,11 +26,17 @@ pub enum Sabotage {
     PausedForEver,
     /// What all processes hold is not bounded by itself.
     HeldUnbounded,
+    /// What was charged beyond the block is given back as stock, and still owed.
+    DebtRefunded,
+    /// Whoever pays for more of a lease has paid for all of it.
+    PayerOverwritten,
+    /// The table keeps a bucket until the limits are full that a write charges.
+    KeptForOneWrite,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -41,6 +47,9 @@ impl Sabotage {
         Self::DebtDropped,
         Self::PausedForEver,
         Self::HeldUnbounded,
+        Self::DebtRefunded,
+        Self::PayerOverwritten,
+        Self::KeptForOneWrite,
     ];
 }
 

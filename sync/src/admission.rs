@@ -6,12 +6,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::sync::futures::Notified;
 use tokio::time;
-use zae_limiter_core::Shortage;
+use zae_limiter_core::{Payer, Payments, Shortage};
 
 use crate::engine::Engine;
 use crate::lease::{Lease, Part};
 use crate::line::Place;
-use crate::payments::{Payer, Payments};
 use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};

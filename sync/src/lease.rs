@@ -7,11 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use zae_limiter_core::{BucketRef, Charges, Hit, ValidationError};
+use zae_limiter_core::{BucketRef, Charges, Hit, Payer, Payment, Payments, ValidationError};
 
 use crate::admission::Admission;
 use crate::engine::Engine;
-use crate::payments::{Payer, Payment, Payments};
 use crate::strict::{self, BucketChange, Change, NotWritten};
 use crate::target::{Limits, Loan, Target, Targets};
 use crate::{Error, FailureMode, Limit, LimitStatus, RateLimitExceeded, status};

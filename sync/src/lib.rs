@@ -70,7 +70,6 @@ mod line;
 mod look;
 mod metrics;
 mod page;
-mod payments;
 #[doc(hidden)]
 pub mod reconciler;
 mod resolve;

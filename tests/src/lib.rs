@@ -6,6 +6,7 @@
 pub mod desk;
 pub mod fleet;
 pub mod journal;
+pub mod policies;
 pub mod proxy;
 pub mod rounds;
 pub mod simulation;

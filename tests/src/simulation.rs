@@ -26,6 +26,8 @@ pub use scenario::{Afterwards, Change, Faults, Nanos, Scenario, Traffic};
 
 use world::World;
 
+use crate::policies;
+
 /// How many acquires a scenario has unless somebody says, give or take a factor of seven.
 pub const REQUESTS: u64 = 4_000;
 
@@ -33,12 +35,14 @@ impl Scenario {
     /// Plays it through, or until a promise is broken.
     #[must_use]
     pub fn run(&self) -> Report {
+        policies::seed(self.seed);
         World::new(self, false).run()
     }
 
     /// The same, and prints all that happens.
     #[must_use]
     pub fn trace(&self) -> Report {
+        policies::seed(self.seed);
         World::new(self, true).run()
     }
 }

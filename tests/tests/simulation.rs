@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::thread;
 
 use zae_limiter_core::sabotage::Sabotage;
+use zae_limiter_tests::policies;
 use zae_limiter_tests::simulation::{self, Change, Fault, Faults, REQUESTS, Report, Scenario};
 
 const THREADS: usize = 2;
@@ -34,6 +35,50 @@ fn five_hundred_fleets_keep_every_promise() {
     }
     assert!(broken.is_empty(), "\n{broken}");
     assert!(all.futile * 10_000 <= all.writes, "{} futile", all.futile);
+}
+
+/// Of two limits one takes days to years to fill: the table must not forget the bucket before.
+#[test]
+fn fleets_with_quotas_keep_every_promise() {
+    const SEEDS: u64 = 200;
+    let mut broken = String::new();
+    let draw = |seed| Scenario::random(seed, REQUESTS / 4).with_quotas();
+    simulation::play(0..SEEDS, THREADS, &draw, &mut |scenario, report| {
+        if let Some(violation) = &report.violation {
+            let replay = simulation::replay(scenario);
+            let _ = writeln!(broken, "seed {}: {violation}\n  {replay}", scenario.seed);
+        }
+        true
+    });
+    assert!(broken.is_empty(), "\n{broken}");
+}
+
+/// Whatever the policy asks for, the bound, conservation and expiry hold.
+#[test]
+fn no_policy_breaks_a_promise() {
+    const SEEDS: u64 = 80;
+    for (name, policy) in policies::ALL {
+        let mut broken = String::new();
+        let (mut acquires, mut admitted) = (0, 0);
+        let draw = |seed| {
+            let scenario = Scenario::random(seed, REQUESTS / 8).under(policy);
+            if seed % 4 == 0 {
+                scenario.with_quotas()
+            } else {
+                scenario
+            }
+        };
+        simulation::play(0..SEEDS, THREADS, &draw, &mut |scenario, report| {
+            acquires += report.acquires;
+            admitted += report.admitted;
+            if let Some(violation) = &report.violation {
+                let _ = writeln!(broken, "{name}, seed {}: {violation}", scenario.seed);
+            }
+            true
+        });
+        println!("{name}: {SEEDS} seeds, {admitted} of {acquires} acquires admitted");
+        assert!(broken.is_empty(), "\n{broken}");
+    }
 }
 
 /// Found in long runs, and mended since. Most were found when the load changed as the faults ended.
@@ -71,12 +116,19 @@ fn one_seed_is_one_history() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    const SEEDS: u64 = 200;
+    const SEEDS: u64 = 1_000;
     let find = |sabotage: Sabotage| {
         let _planted = sabotage.plant();
         (0..SEEDS).find_map(|seed| {
-            let report = Scenario::random(seed, REQUESTS).run();
-            report.violation.map(|violation| (seed + 1, violation))
+            let scenario = Scenario::random(seed, REQUESTS);
+            let scenario = match sabotage {
+                Sabotage::DebtRefunded | Sabotage::PayerOverwritten | Sabotage::KeptForOneWrite => {
+                    scenario.with_quotas()
+                }
+                _ => scenario,
+            };
+            let violation = scenario.run().violation;
+            violation.map(|violation| (seed + 1, violation))
         })
     };
     thread::scope(|scope| {

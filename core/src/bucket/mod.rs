@@ -1,9 +1,11 @@
 //! A cached bucket: what this process holds of one (entity, resource), behind one lock.
 //!
 //! The hot path is [`BucketRef::hit`] in `shared.rs`: a hit is paid from the bucket's purse without
-//! the lock, the I/O, or an allocation. All else happens under the lock, on the state in `state.rs`.
-//! What the reconciler does with the same state is in [`crate::renewal`].
+//! the lock, the I/O, or an allocation. All else happens under the lock, on the state in `state.rs`; what
+//! there is of a bucket in use, in `active.rs`. Here is only what passes the lock.
 
+mod active;
+mod demand_meter;
 mod shared;
 mod state;
 
@@ -14,13 +16,18 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 pub use self::shared::{BucketRef, Hit};
-pub(crate) use self::state::{Active, Slot, State};
-use crate::item::BucketItem;
-use crate::plan::Seen;
+use self::state::State;
+use crate::kernel::item::BucketItem;
+use crate::kernel::plan::Seen;
+use crate::kernel::{Now, Position};
+use crate::knowledge::Knowledge;
+use crate::local::{LocalLevel, local_time};
+use crate::policy::DemandReports;
 use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse};
+use crate::renewal::{Outcome, Reason, RenewalSettings, Step, Why};
 use crate::request::{Charges, Request, fingerprint};
 use crate::sabotage::Sabotage;
-use crate::{BucketKey, Clock, Limit, MonotonicTime, ValidationError};
+use crate::{BucketKey, Clock, Limit, MonotonicTime, Share, ValidationError};
 
 /// A request that was paid from the block.
 #[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +62,9 @@ pub struct Bucket {
     state: Mutex<State>,
 }
 
-/// The state under its lock. What was spent from the purse is in the slots; it goes back to the
-/// purse when the guard is dropped.
-pub(crate) struct Locked<'a> {
+/// The state under its lock. What was left in the purse is in the stock; it goes back to the purse when
+/// the guard is dropped.
+struct Locked<'a> {
     purse: &'a OwnPurse,
     state: MutexGuard<'a, State>,
 }
@@ -84,13 +91,12 @@ impl Drop for Locked<'_> {
         };
         let waiting = state.line.is_some();
         if let Some(active) = state.active.as_deref_mut() {
-            filling.generation = active.generation;
-            let told = state.hinted || active.books.is_writing();
-            for (lane, slot) in active.slots.iter_mut().take(LANES).enumerate() {
-                slot.in_purse = if waiting { 0 } else { slot.stock.min(LANE_MAX) };
-                slot.stock -= slot.in_purse;
-                filling.tokens[lane] = slot.in_purse;
-                filling.low_water[lane] = if told { 0 } else { slot.low_water };
+            filling.generation = active.kernel.generation();
+            let told = state.hinted || active.kernel.is_writing();
+            for lane in 0..active.limits.len().min(LANES) {
+                let most = if waiting { 0 } else { LANE_MAX };
+                filling.tokens[lane] = active.kernel.lend(lane, most);
+                filling.low_water[lane] = if told { 0 } else { active.low_water(lane) };
             }
             filling.expires = active.expires_tick;
         }
@@ -108,14 +114,15 @@ impl Bucket {
         }
     }
 
-    pub(crate) fn lock(&self) -> Locked<'_> {
+    fn lock(&self) -> Locked<'_> {
         let mut state = self.state.lock();
         let left = self.purse.empty();
         if let Some(active) = state.active.as_deref_mut() {
-            for (slot, left) in active.slots.iter_mut().zip(left) {
-                slot.stock += left;
-                slot.spent += slot.in_purse - left;
-                slot.in_purse = 0;
+            for (at, left) in (0..active.limits.len()).zip(left) {
+                let spent = active.kernel.take_in(at, left);
+                if spent > 0 {
+                    active.paid(at, spent);
+                }
             }
         }
         Locked {
@@ -125,7 +132,7 @@ impl Bucket {
     }
 
     /// Both locks, this bucket's first.
-    pub(crate) fn lock_both<'a>(&'a self, other: &'a Self) -> (Locked<'a>, Locked<'a>) {
+    fn lock_both<'a>(&'a self, other: &'a Self) -> (Locked<'a>, Locked<'a>) {
         debug_assert!(
             !std::ptr::eq(self, other),
             "an entity is not its own parent"
@@ -151,6 +158,18 @@ impl Bucket {
         self.state.lock().limits.clone()
     }
 
+    /// Makes `limits` known to the bucket. A limit of the same name is replaced; what is held
+    /// under other terms is given back by the next renewal. Other limits stay, while they are in use.
+    ///
+    /// # Errors
+    /// [`ValidationError`] if that would be more than [`LIMITS_MAX`](crate::LIMITS_MAX); then none becomes known.
+    pub fn declare(&self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
+        self.lock().declare(limits)
+    }
+}
+
+/// Payments from the block, and what callers do with them afterwards.
+impl Bucket {
     /// A payment has left the block low: is the reconciler to be told?
     #[cold]
     fn runs_low(&self) -> bool {
@@ -162,7 +181,7 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let charges = state.check(now, request)?;
-        Ok(state.spend(&charges))
+        Ok(state.pay(&charges))
     }
 
     /// Takes the tokens of two valid requests from two buckets, or from neither.
@@ -179,22 +198,13 @@ impl Bucket {
         let (mut mine, mut theirs) = self.lock_both(other);
         let now = clock.now();
         match (mine.check(now, request), theirs.check(now, others_request)) {
-            (Ok(a), Ok(b)) => Ok([mine.spend(&a), theirs.spend(&b)]),
+            (Ok(a), Ok(b)) => Ok([mine.pay(&a), theirs.pay(&b)]),
             (Ok(a), Err(b)) if Sabotage::HalfCascade.is_planted() => {
-                mine.spend(&a);
+                mine.pay(&a);
                 Err([None, Some(b)])
             }
             (a, b) => Err([a.err(), b.err()]),
         }
-    }
-
-    /// Makes `limits` known to the bucket. A limit of the same name is replaced; what is held
-    /// under other terms is given back by the next renewal. Other limits stay, while they are in use.
-    ///
-    /// # Errors
-    /// [`ValidationError`] if that would be more than [`LIMITS_MAX`](crate::LIMITS_MAX); then none becomes known.
-    pub fn declare(&self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
-        self.lock().declare(limits)
     }
 
     /// Whether the bucket knows the limits charged, or can come to know them. If not, it can
@@ -202,9 +212,8 @@ impl Bucket {
     #[must_use]
     pub fn has_room_for(&self, limits: &[Limit], charges: &Charges) -> bool {
         let mut state = self.lock();
-        charges
-            .iter()
-            .all(|(at, _)| state.know(&limits[at as usize]))
+        let mut charges = charges.iter();
+        charges.all(|(at, _)| state.register(&limits[at as usize]).is_some())
     }
 
     /// Charges tokens of `limit` whatever the block holds: the rest is owed to the table.
@@ -213,28 +222,20 @@ impl Bucket {
     pub fn charge_anyway(&self, clock: &Clock, limit: &Limit, tokens: u64) -> Paid {
         let now = clock.now();
         let mut state = self.lock();
-        let _ = state.know(limit);
-        let Some(slot) = state.slot(limit.name()) else {
+        let Some(at) = state.register(limit) else {
             return Paid::default();
         };
         let active = state.active();
-        let live = now < active.expires_at;
-        let s = &mut active.slots[slot];
-        let paid = if live { s.stock.min(tokens) } else { 0 };
-        s.stock -= paid;
-        s.spent += tokens;
-        let account = active.books.account(slot);
-        account.debt += tokens - paid;
-        // It was not asked for in a moment.
-        account.observed_spent += tokens;
-        account.late += tokens;
-        let generation = active.generation;
-        let hint = paid < tokens && state.ask_for_a_look();
-        Paid { generation, hint }
+        let owes = active.charge(now, at, tokens);
+        Paid {
+            generation: active.kernel.generation(),
+            hint: owes && state.ask_for_a_look(),
+        }
     }
 
-    /// Gives tokens of an earlier charge, by the order of `limits`, back: to the block that paid
-    /// if it is still the same, to the table with the next renewal otherwise.
+    /// Gives tokens of an earlier charge, by the order of `limits`, back: what is owed is cancelled first,
+    /// then they go to the block that paid if it is still the same, and to the table with the next renewal
+    /// otherwise.
     ///
     /// Returns whether the reconciler is to be told.
     pub fn give_back(
@@ -246,59 +247,30 @@ impl Bucket {
     ) -> bool {
         let now = clock.now();
         let mut state = self.lock();
-        let charged = charges.iter().map(|(at, _)| &limits[at as usize]);
-        for limit in charged {
-            let _ = state.know(limit);
+        let mut slots: SmallVec<[(usize, u64); 2]> = SmallVec::new();
+        for (at, tokens) in charges.iter() {
+            if let Some(at) = state.register(&limits[at as usize]) {
+                slots.push((at, tokens));
+            }
         }
-        let slots: SmallVec<[_; 2]> = charges
-            .iter()
-            .filter_map(|(at, tokens)| Some((state.slot(limits[at as usize].name())?, tokens)))
-            .collect();
         let active = state.active();
-        let same = Some(active.generation) == generation && now < active.expires_at;
-        for (slot, tokens) in slots {
-            let (owed, reported) = active.books.under_way(slot);
-            let s = &mut active.slots[slot];
-            s.denied_until = MonotonicTime::ZERO;
-            let account = active.books.account(slot);
-            // What was charged beyond the block is owed before anything is stock.
-            let cancelled = tokens.min(account.debt.saturating_sub(owed));
-            account.debt -= cancelled;
-            let unreported = s.spent.saturating_sub(reported);
-            let to_block = if same {
-                (tokens - cancelled).min(unreported.saturating_sub(cancelled))
-            } else {
-                0
-            };
-            s.stock += to_block;
-            account.credit += tokens - cancelled - to_block;
-            let unspent = (cancelled + to_block).min(unreported);
-            s.spent -= unspent;
-            account.taken_back += tokens - unspent;
+        for (at, tokens) in slots {
+            active.give_back(now, at, generation, tokens);
         }
-        !same && state.ask_for_a_look()
+        !active.kernel.is_settled() && state.ask_for_a_look()
     }
 
     /// Registers what a caller is waiting for. Returns whether the reconciler is to be told.
     pub fn want(&self, request: &Request<'_>) -> bool {
         let mut state = self.lock();
-        let Some(charges) = state.resolve(request) else {
-            return false;
-        };
-        let needed = state.needed(request, &charges);
-        let active = state.active();
-        for (slot, tokens) in charges.iter() {
-            active.slots[slot as usize].refused += tokens;
-            let ahead = needed.tokens(slot) - tokens;
-            active.books.account(slot as usize).want(tokens, ahead);
-        }
+        state.want(request);
         state.ask_for_a_look()
     }
 
     /// All who wait are about to be woken: each looks for himself, and [wants](Self::want) anew.
     pub fn wake(&self) {
         if let Some(active) = self.lock().active.as_deref_mut() {
-            active.books.wake();
+            active.meter.wake();
         }
     }
 
@@ -308,34 +280,393 @@ impl Bucket {
         let mut state = self.lock();
         if let Some(charges) = state.resolve(request) {
             let active = state.active();
-            for (slot, tokens) in charges.iter() {
-                active.slots[slot as usize].refused += tokens;
+            for (at, tokens) in charges.iter() {
+                active.meter.refused(at as usize, tokens);
             }
         }
     }
 
+    /// What is known about each limit without asking the table, and how long the tokens of
+    /// `request` will take. What others wait for in line is as good as gone.
+    #[must_use]
+    pub fn knowledge(&self, clock: &Clock, request: &Request<'_>) -> Vec<(Limit, Knowledge)> {
+        self.lock().knowledge(now(clock), request)
+    }
+
+    /// Calls `see` with each limit and what is held of it, and when the block expires; not at all
+    /// while the bucket is not in use. For who keeps books from outside.
+    pub fn positions(&self, mut see: impl FnMut(&Limit, Position, MonotonicTime)) {
+        let state = self.lock();
+        let Some(active) = state.active.as_deref() else {
+            return;
+        };
+        for (at, limit) in active.limits.iter().enumerate() {
+            see(
+                limit,
+                active.kernel.position(at),
+                active.kernel.expires_at(),
+            );
+        }
+    }
+}
+
+/// Callers who wait in line.
+impl Bucket {
+    /// Somebody begins to wait for what `request` asks. Until [`leave_line`](Self::leave_line) with
+    /// the same request, only a request [in turn](Request::in_turn) may take that.
+    pub fn join_line(&self, request: &Request<'_>) {
+        self.lock().line.get_or_insert_default().join(request);
+    }
+
+    /// Somebody does not wait any longer.
+    pub fn leave_line(&self, request: &Request<'_>) {
+        let mut state = self.lock();
+        if state.line.as_mut().is_some_and(|line| !line.leave(request)) {
+            state.line = None;
+        }
+    }
+
+    /// What comes before `request`, of the limits that it names, in their order.
+    #[must_use]
+    pub fn ahead_of(&self, request: &Request<'_>) -> Charges {
+        let state = self.lock();
+        let mut ahead = Charges::default();
+        for (slot, limit) in request.limits().iter().enumerate() {
+            ahead.push(slot as u32, state.ahead_of(request, limit.name()));
+        }
+        ahead
+    }
+}
+
+/// The reconciler.
+impl Bucket {
+    /// Looks at the bucket: is a write due?
+    pub fn check(&self, clock: &Clock, settings: &RenewalSettings, why: Why) -> Step {
+        let now = now(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let step = match state.active.as_deref_mut() {
+            Some(active) => active.check(now, settings, why),
+            None => Step::Idle,
+        };
+        state.follow(step, now, settings)
+    }
+
+    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next. Whoever waits
+    /// is to be woken, and asks again.
+    pub fn complete(
+        &self,
+        clock: &Clock,
+        settings: &RenewalSettings,
+        why: Why,
+        outcome: Outcome,
+    ) -> Step {
+        let now = now(clock);
+        let mut state = self.lock();
+        state.hinted = false;
+        let Some(active) = state.active.as_deref_mut() else {
+            return Step::Idle;
+        };
+        let step = active.complete(now, settings, why, outcome);
+        active.expires_tick = clock.tick_before(active.kernel.expires_at());
+        state.follow(step, now, settings)
+    }
+
+    /// The table can be reached again: whatever pause the bucket was in is over.
+    pub fn resume(&self) {
+        if let Some(active) = self.lock().active.as_deref_mut() {
+            active.pauses.resume();
+        }
+    }
+
+    /// Why the bucket cannot be asked for, if it is in a pause after a failure.
+    #[must_use]
+    pub fn trouble(&self, clock: &Clock) -> Option<Reason> {
+        let state = self.lock();
+        state.active.as_deref()?.pauses.trouble(clock.now())
+    }
+
+    /// Counts the times that the bucket was not in use; none if it is.
+    #[must_use]
+    pub fn idle_generation(&self) -> Option<u32> {
+        self.lock().idle_generation()
+    }
+}
+
+/// Direct acquires, which are writes of their own.
+impl Bucket {
     /// The item as it was last seen in the table.
     #[must_use]
     pub fn seen(&self) -> Seen {
         let state = self.state.lock();
         let active = state.active.as_ref();
-        active.map_or(Seen::Never, |active| active.books.seen.clone())
+        active.map_or(Seen::Never, |active| active.kernel.seen().clone())
     }
 
-    /// Remembers what a strict write that was sent at `sent` found or left in the table. Returns
+    /// Remembers what a direct write that was sent at `sent` found or left in the table. Returns
     /// whether the reconciler is to be told.
     pub fn saw(&self, clock: &Clock, sent: MonotonicTime, item: Option<BucketItem>) -> bool {
-        let now = clock.now();
+        let now = now(clock);
         let mut state = self.lock();
         let fresh = state.active.is_none();
         let active = state.active();
-        let books = &mut active.books;
         // Of answers to writes that were under way at once, the last to come may be the oldest.
         let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
-        let newer = sequence(item.as_ref()) >= sequence(books.seen.item());
-        if newer || books.seen_at <= sent {
-            books.saw(now, item, 0);
+        let newer = sequence(item.as_ref()) >= sequence(active.kernel.seen().item());
+        if newer || active.kernel.seen_at() <= sent {
+            active.kernel.saw(now.monotonic, item, 0);
         }
-        (fresh || active.has_untold(clock.wall())) && state.ask_for_a_look()
+        (fresh || active.is_reconciler_to_report(now.wall)) && state.ask_for_a_look()
+    }
+
+    /// An acquire asks the table for `charges`, which count by the order of `limits`; those become known.
+    pub fn record_demand(&self, clock: &Clock, limits: &Arc<[Limit]>, charges: &Charges) {
+        let mut state = self.lock();
+        if !limits.iter().all(|limit| state.limits.contains(limit)) {
+            // The demand for more than there is room for is not reported.
+            let _ = state.declare(limits);
+        }
+        let now = clock.now();
+        for (at, tokens) in charges.iter() {
+            let Some(at) = state.slot(limits[at as usize].name()) else {
+                continue;
+            };
+            // A bucket that is not in use is not to be in use for that.
+            if let Some(active) = state.active.as_deref_mut() {
+                active.record_demand(at, now, tokens);
+            }
+        }
+    }
+
+    /// What the next write of an acquire is to report, in the order of `charges`.
+    #[must_use]
+    pub fn report_demand(
+        &self,
+        clock: &Clock,
+        limits: &[Limit],
+        charges: &Charges,
+    ) -> DemandReports {
+        let mut state = self.lock();
+        let now = clock.now();
+        let mut report = |(at, charged): (u32, u64)| {
+            let at = state.slot(limits[at as usize].name())?;
+            let active = state.active.as_deref_mut()?;
+            active.report_demand(at, now, charged)
+        };
+        charges.iter().map(&mut report).collect()
+    }
+
+    /// The write of an acquire that was to report demand has ended.
+    pub fn acknowledge_demand(
+        &self,
+        limits: &[Limit],
+        charges: &Charges,
+        reports: &DemandReports,
+        applied: bool,
+    ) {
+        let mut state = self.lock();
+        for ((at, _), report) in charges.iter().zip(reports) {
+            let at = state.slot(limits[at as usize].name());
+            let active = state.active.as_deref_mut();
+            if let (Some(report), Some(at), Some(active)) = (report, at, active) {
+                active.direct.acknowledge(at, report, applied);
+            }
+        }
+    }
+
+    /// Whether the reconciler is to be told, because it has to report demand.
+    #[must_use]
+    pub fn is_reconciler_to_report(&self, clock: &Clock) -> bool {
+        let mut state = self.lock();
+        let active = state.active.as_deref();
+        let reports = active.is_some_and(|active| active.is_reconciler_to_report(clock.wall()));
+        reports && state.ask_for_a_look()
+    }
+}
+
+/// This process's share of the limits, while the table cannot be asked.
+impl Bucket {
+    /// Takes the tokens of a valid `request` from this process's share. The limits have to be
+    /// declared.
+    pub fn take_share(&self, request: &Request<'_>, clock: &Clock, share: Share) -> bool {
+        let now = local_time(clock);
+        let mut mine = self.lock();
+        let paid = mine.share_of(now, request, share);
+        paid.map(|charges| mine.charge_share(now, &charges, share))
+            .is_some()
+    }
+
+    /// Takes the tokens of two valid requests from this process's shares of two buckets, or from
+    /// neither.
+    pub fn take_both_shares(
+        &self,
+        request: &Request<'_>,
+        other: &Self,
+        others_request: &Request<'_>,
+        clock: &Clock,
+        share: Share,
+    ) -> bool {
+        let now = local_time(clock);
+        let (mut mine, mut theirs) = self.lock_both(other);
+        let charges = (
+            mine.share_of(now, request, share),
+            theirs.share_of(now, others_request, share),
+        );
+        let (Some(a), Some(b)) = charges else {
+            return false;
+        };
+        mine.charge_share(now, &a, share);
+        theirs.charge_share(now, &b, share);
+        true
+    }
+
+    /// Takes tokens of `limit` from this process's share, whatever it has.
+    pub fn charge_share(&self, clock: &Clock, limit: &str, tokens: u64, share: Share) {
+        let mut state = self.lock();
+        if let Some(at) = state.slot(limit) {
+            state.charge_share(local_time(clock), &Charges::of(at as u32, tokens), share);
+        }
+    }
+
+    /// Gives tokens, by the order of `limits`, back to this process's share.
+    pub fn give_share_back(
+        &self,
+        clock: &Clock,
+        limits: &[Limit],
+        charges: &Charges,
+        share: Share,
+    ) {
+        let (mut state, now) = (self.lock(), local_time(clock));
+        for (at, tokens) in charges.iter() {
+            if let Some(at) = state.slot(limits[at as usize].name()) {
+                let active = state.active();
+                let terms = *active.limits[at].terms();
+                active.local.give_back(at, now, &terms, share, tokens);
+            }
+        }
+    }
+
+    /// What this process has of its share, for a request that it could not pay.
+    pub fn share_levels(
+        &self,
+        clock: &Clock,
+        request: &Request<'_>,
+        share: Share,
+    ) -> Vec<LocalLevel> {
+        (self.lock()).share_levels(local_time(clock), request, share)
+    }
+}
+
+/// The time, on both clocks.
+fn now(clock: &Clock) -> Now {
+    Now {
+        monotonic: clock.now(),
+        wall: clock.wall(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::item::{BucketItem, LimitItem, Ring};
+    use crate::{BucketCache, Clock, Limit, Request};
+
+    fn renewing_every(seconds: u64) -> RenewalSettings {
+        RenewalSettings::new(Duration::from_secs(seconds), Duration::from_secs(5))
+    }
+
+    #[test]
+    fn demand_is_what_it_is_however_often_the_bucket_is_looked_at() {
+        let settings = renewing_every(1);
+        for pause in [1, 10, 50, 250] {
+            let (clock, hands) = Clock::manual();
+            let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
+            let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+            let (bucket, mut table) = (bucket.unwrap(), None);
+            for at in 0..6_000 / pause {
+                hands.advance(Duration::from_millis(pause));
+                // 500 tokens per second, in requests of five.
+                let requests = (at + 1) * pause / 10 - at * pause / 10;
+                for _ in 0..requests {
+                    let consume = [("tps", 5)];
+                    let request = Request::new(&limits, &consume);
+                    if bucket.take(&clock, &request).is_err() {
+                        bucket.want(&request);
+                    }
+                }
+                let mut step = bucket.check(&clock, &settings, Why::Due);
+                while let Step::Write(plan) = step {
+                    let outcome = match BucketItem::apply(&mut table, &plan.write) {
+                        Ok(item) => Outcome::Applied(item),
+                        Err(found) => Outcome::Refused(found),
+                    };
+                    step = bucket.complete(&clock, &settings, Why::Due, outcome);
+                }
+            }
+            let ring = table.unwrap().limit("tps").unwrap().ring.unwrap();
+            let demand = ring.demand_milli[Ring::slot(ring.epoch)] / 1_000;
+            assert!((450..=550).contains(&demand), "{demand}, every {pause} ms");
+        }
+    }
+
+    #[test]
+    fn caller_that_waits_and_is_woken_again_and_again_has_asked_once() {
+        let settings = renewing_every(1);
+        let (clock, hands) = Clock::manual();
+        let limits: Arc<[Limit]> = [Limit::per_second("tps", 10_000).unwrap()].into();
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+        let bucket = bucket.unwrap();
+        let consume = [("tps", 100)];
+        let request = Request::new(&limits, &consume);
+        for round in 0..10 {
+            hands.advance(settings.renewal);
+            for _ in 0..(if round < 5 { 1 } else { 20 }) {
+                bucket.want(&request);
+                bucket.lock().active().meter.wake();
+            }
+            let mut state = bucket.lock();
+            let active = state.active();
+            active.paid(0, 100);
+            let samples = active.meter.take_samples();
+            let policy = active.policy.get_or_insert_with(settings.policy);
+            policy.observe(now(&clock), &settings.pace(false), &samples);
+        }
+        let demand = bucket
+            .lock()
+            .active()
+            .policy
+            .as_ref()
+            .map(|policy| policy.demand(0));
+        assert!(
+            demand.is_some_and(|demand| (85.0..=150.0).contains(&demand)),
+            "{demand:?}"
+        );
+    }
+
+    #[test]
+    fn process_that_only_looks_writes_nothing() {
+        let settings = renewing_every(2); // longer than the clock has run
+        let (clock, hands) = Clock::manual();
+        let limits: Arc<[Limit]> = [Limit::per_second("tps", 10).unwrap()].into();
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+        let bucket = bucket.unwrap();
+        let found = LimitItem {
+            terms: *limits[0].terms(),
+            z: 0,
+            consumed: 0,
+            ring: None,
+        };
+        let item = BucketItem {
+            limits: vec![(limits[0].shared_name().clone(), found)],
+            ..BucketItem::default()
+        };
+        bucket.saw(&clock, clock.now(), Some(item));
+        for _ in 0..20 {
+            let step = bucket.check(&clock, &settings, Why::Due);
+            assert!(!matches!(step, Step::Write(_)), "{step:?}");
+            hands.advance(Duration::from_millis(100));
+        }
     }
 }

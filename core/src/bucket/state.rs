@@ -1,72 +1,28 @@
-//! What a bucket keeps under its lock: the limits, what is held of each, and the books.
+//! What a bucket keeps under its lock: the limits, who waits, and what it needs while it is in use.
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
+use super::active::Active;
 use super::{Paid, Shortage};
-use crate::books::Books;
+use crate::kernel::Now;
+use crate::knowledge::Knowledge;
 use crate::line::Line;
+use crate::local::LocalLevel;
+use crate::renewal::{RenewalSettings, Step};
 use crate::request::{Charges, LIMITS_MAX, Request, fingerprint};
-use crate::sabotage::Sabotage;
-use crate::{Limit, MonotonicTime, Tick, ValidationError};
-
-/// One limit of a bucket that is in use.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slot {
-    /// Spendable until the block expires.
-    pub(crate) stock: u64,
-    /// Below it, the reconciler is told.
-    pub(crate) low_water: u64,
-    /// Of the stock, what is in the purse while nobody holds the lock.
-    pub(super) in_purse: u64,
-    /// Consumed since the last write that reported it.
-    pub(crate) spent: u64,
-    /// Asked for, and refused or waited for, since demand was last observed.
-    pub(crate) refused: u64,
-    /// Until then a miss is a refusal,
-    pub(crate) denied_until: MonotonicTime,
-    /// of so many tokens or more: fewer than the table has refused may be there,
-    pub(crate) denied_from: u64,
-    /// and of no more than this: for more than what is scheduled the table has to be asked.
-    pub(crate) denied_to: u64,
-}
-
-impl Slot {
-    /// Whether so many tokens would be refused, if they are not in hand.
-    pub(crate) fn denies(&self, now: MonotonicTime, tokens: u64) -> bool {
-        now < self.denied_until && (self.denied_from..=self.denied_to).contains(&tokens)
-    }
-
-    /// Whether nothing is held of it, and nothing is to be told of it.
-    fn is_empty(&self) -> bool {
-        self.stock == 0 && self.spent == 0 && self.refused == 0
-    }
-}
+use crate::{Limit, MonotonicTime, Share, ValidationError, WallTime};
 
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) limits: Arc<[Limit]>,
+pub(super) struct State {
+    pub(super) limits: Arc<[Limit]>,
     /// None: nothing is held, nothing is owed, nobody has asked for a while.
-    pub(crate) active: Option<Box<Active>>,
-    /// Counts blocks; a refund goes to the block that paid, or else to the table.
+    pub(super) active: Option<Box<Active>>,
+    /// Counts blocks, also while the bucket is not in use.
     generation: u32,
     /// The reconciler has been told, and has not looked yet.
-    pub(crate) hinted: bool,
+    pub(super) hinted: bool,
     /// Who waits. Meanwhile nothing is in the purse.
-    pub(crate) line: Option<Box<Line>>,
-}
-
-/// What a bucket needs while it is in use.
-#[derive(Debug)]
-pub(crate) struct Active {
-    pub(crate) limits: Arc<[Limit]>,
-    pub(crate) slots: SmallVec<[Slot; 2]>,
-    /// When the block stops being spendable.
-    pub(crate) expires_at: MonotonicTime,
-    pub(crate) expires_tick: Tick,
-    pub(crate) generation: u32,
-    pub(crate) books: Books,
+    pub(super) line: Option<Box<Line>>,
 }
 
 impl State {
@@ -81,60 +37,48 @@ impl State {
     }
 
     /// What the bucket needs while it is in use, from now on.
-    pub(crate) fn active(&mut self) -> &mut Active {
+    pub(super) fn active(&mut self) -> &mut Active {
         let (limits, generation) = (&self.limits, self.generation);
-        self.active.get_or_insert_with(|| {
-            Box::new(Active {
-                slots: limits.iter().map(|_| Slot::default()).collect(),
-                books: Books::new(limits.len()),
-                limits: limits.clone(),
-                expires_at: MonotonicTime::ZERO,
-                expires_tick: Tick::default(),
-                generation,
-            })
-        })
+        (self.active).get_or_insert_with(|| Box::new(Active::new(limits.clone(), generation)))
     }
 
     /// The bucket is not in use any more.
-    pub(crate) fn rest(&mut self) {
+    fn deactivate(&mut self) {
         if let Some(active) = self.active.take() {
-            self.generation = active.generation.wrapping_add(1);
+            self.generation = active.kernel.generation().wrapping_add(1);
         }
     }
 
     /// Counts the times that the bucket was not in use; none if it is.
-    pub(crate) fn rest_number(&self) -> Option<u32> {
+    pub(super) fn idle_generation(&self) -> Option<u32> {
         self.active.is_none().then_some(self.generation)
     }
 
-    pub(crate) fn ask_for_a_look(&mut self) -> bool {
+    pub(super) fn ask_for_a_look(&mut self) -> bool {
         !std::mem::replace(&mut self.hinted, true)
     }
 
-    pub(crate) fn slot(&self, limit: &str) -> Option<usize> {
+    pub(super) fn slot(&self, limit: &str) -> Option<usize> {
         self.limits.iter().position(|known| known.name() == limit)
     }
 
     /// The slots and amounts of a request; none if a limit is not known with these terms.
-    pub(crate) fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
+    pub(super) fn resolve(&self, request: &Request<'_>) -> Option<Charges> {
         if fingerprint(&self.limits) == request.fingerprint() {
             return request.charges();
         }
-        if !request
-            .limits()
-            .iter()
-            .all(|limit| self.limits.contains(limit))
-        {
+        let mut limits = request.limits().iter();
+        if !limits.all(|limit| self.limits.contains(limit)) {
             return None;
         }
         let mut charges = Charges::default();
         for (name, amount) in request.consume() {
-            let slot = self.limits.iter().position(|limit| limit.name() == *name)?;
-            charges.push(slot as u32, *amount);
+            charges.push(self.slot(name)? as u32, *amount);
         }
         Some(charges)
     }
 
+    /// What the block would pay for a request, if it can.
     pub(super) fn check(
         &mut self,
         now: MonotonicTime,
@@ -150,23 +94,19 @@ impl State {
                 Err(Shortage::Miss)
             };
         };
-        if active.has(now, &needed) || active.release(now) && active.has(now, &needed) {
-            return Ok(charges);
+        if active.covers(now, &needed) {
+            Ok(charges)
+        } else {
+            Err(active.shortage(now, &charges, &needed))
         }
-        Err(active.shortage(now, &charges, &needed))
     }
 
-    pub(super) fn spend(&mut self, charges: &Charges) -> Paid {
-        let mut low = false;
-        let mut generation = self.generation;
+    /// Pays what was checked.
+    pub(super) fn pay(&mut self, charges: &Charges) -> Paid {
+        let (mut generation, mut low) = (self.generation, false);
         if let Some(active) = self.active.as_deref_mut() {
-            generation = active.generation;
-            for (slot, tokens) in charges.iter() {
-                let slot = &mut active.slots[slot as usize];
-                slot.stock -= tokens.min(slot.stock);
-                slot.spent += tokens;
-                low |= slot.stock < slot.low_water;
-            }
+            generation = active.kernel.generation();
+            low = active.pay(charges);
         }
         Paid {
             generation,
@@ -174,16 +114,50 @@ impl State {
         }
     }
 
-    /// A limit that somebody owes or is owed of is known, even if nobody declares it any more.
-    pub(super) fn know(&mut self, limit: &Limit) -> bool {
-        if self.slot(limit.name()).is_some() {
-            return true;
-        }
-        self.active();
-        self.declare(&[limit.clone()].into()).is_ok()
+    /// Tokens of a limit that are claimed by those who come before `request`.
+    pub(super) fn ahead_of(&self, request: &Request<'_>, limit: &str) -> u64 {
+        let line = self.line.as_ref().filter(|_| !request.is_in_turn());
+        line.map_or(0, |line| line.claims(limit))
     }
 
-    pub(crate) fn declare(&mut self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
+    /// What has to be there for `charges` to be paid: they, and what comes before them.
+    pub(super) fn needed(&self, request: &Request<'_>, charges: &Charges) -> Charges {
+        if self.line.is_none() || request.is_in_turn() {
+            return charges.clone();
+        }
+        let mut needed = Charges::default();
+        for (slot, tokens) in charges.iter().filter(|(_, tokens)| *tokens > 0) {
+            let limit = &self.limits[slot as usize];
+            needed.push(slot, tokens + self.ahead_of(request, limit.name()));
+        }
+        needed
+    }
+
+    /// Somebody waits for a write.
+    pub(super) fn want(&mut self, request: &Request<'_>) {
+        let Some(charges) = self.resolve(request) else {
+            return;
+        };
+        let needed = self.needed(request, &charges);
+        let active = self.active();
+        for (slot, tokens) in charges.iter() {
+            let ahead = needed.tokens(slot).saturating_sub(tokens);
+            active.meter.want(slot as usize, tokens, ahead);
+        }
+    }
+
+    /// A limit that somebody owes or is owed of is known, even if nobody declares it any more: where it
+    /// stands, if there is room.
+    pub(super) fn register(&mut self, limit: &Limit) -> Option<usize> {
+        self.active();
+        if self.slot(limit.name()).is_none() {
+            self.declare(&[limit.clone()].into()).ok()?;
+        }
+        self.slot(limit.name())
+    }
+
+    /// Makes `limits` known. A limit of the same name is replaced.
+    pub(super) fn declare(&mut self, limits: &Arc<[Limit]>) -> Result<(), ValidationError> {
         self.make_room(limits)?;
         let Some(active) = self.active.as_deref_mut() else {
             self.limits = limits.clone();
@@ -195,12 +169,11 @@ impl State {
                 Some(at) if merged[at] == *limit => {}
                 Some(at) => {
                     merged[at] = limit.clone();
-                    active.recall(at);
+                    active.change_terms(at);
                 }
                 None => {
                     merged.push(limit.clone());
-                    active.slots.push(Slot::default());
-                    active.books.account(merged.len() - 1);
+                    active.add_limit();
                 }
             }
         }
@@ -212,16 +185,13 @@ impl State {
 
     /// One write changes all limits of a bucket, so there is an end to their number.
     fn make_room(&mut self, limits: &[Limit]) -> Result<(), ValidationError> {
-        let Some(active) = self.active.as_deref_mut() else {
-            return Ok(());
-        };
         let declared = |known: &Limit| limits.iter().any(|limit| limit.name() == known.name());
         let others = |known: &[Limit]| known.iter().filter(|known| !declared(known)).count();
-        if others(&self.limits) + limits.len() > LIMITS_MAX {
-            self.limits = active.forget_unused(declared);
+        if self.active.is_some() && others(&self.limits) + limits.len() > LIMITS_MAX {
+            self.forget_unused(declared);
         }
         match others(&self.limits) + limits.len() {
-            all if all > LIMITS_MAX => {
+            all if self.active.is_some() && all > LIMITS_MAX => {
                 let known: Vec<_> = self.limits.iter().map(Limit::name).collect();
                 let names: Vec<_> = limits.iter().map(Limit::name).collect();
                 let rule = format!(
@@ -234,77 +204,103 @@ impl State {
             _ => Ok(()),
         }
     }
-}
-
-impl Active {
-    fn has(&self, now: MonotonicTime, charges: &Charges) -> bool {
-        let live = now < self.expires_at || Sabotage::ExpiredSpent.is_planted();
-        charges
-            .iter()
-            .all(|(slot, tokens)| tokens == 0 || live && self.slots[slot as usize].stock >= tokens)
-    }
-
-    fn shortage(&mut self, now: MonotonicTime, charges: &Charges, needed: &Charges) -> Shortage {
-        let denied = needed.iter().any(|(slot, tokens)| {
-            let slot = &self.slots[slot as usize];
-            // An expired block that would do is given back and may be had again.
-            slot.denies(now, tokens) && slot.stock < tokens
-        });
-        if denied {
-            for (slot, tokens) in charges.iter() {
-                self.slots[slot as usize].refused += tokens;
-            }
-            Shortage::Refused
-        } else if now < self.books.unavailable_until {
-            Shortage::Unavailable
-        } else {
-            Shortage::Miss
-        }
-    }
-
-    /// Moves what the schedules have released into the stock.
-    pub(crate) fn release(&mut self, now: MonotonicTime) -> bool {
-        let mut any = false;
-        for (slot, account) in self.slots.iter_mut().zip(&mut self.books.accounts) {
-            let fresh = account.schedule.release(now);
-            slot.stock += fresh;
-            any |= fresh > 0;
-        }
-        any
-    }
 
     /// Forgets the limits of which nothing is held, owed or asked for any more, but for those that
-    /// are to be `kept`. Returns those that are left.
-    fn forget_unused(&mut self, kept: impl Fn(&Limit) -> bool) -> Arc<[Limit]> {
-        // A write under way and hours to be reported tell limits by their places.
-        if self.books.is_writing() || !self.books.past.is_empty() {
-            return self.limits.clone();
-        }
+    /// are to be `kept`.
+    fn forget_unused(&mut self, kept: impl Fn(&Limit) -> bool) {
         let mut left = self.limits.to_vec();
+        let active = self.active();
         for at in (0..left.len()).rev() {
-            let (slot, account) = (&self.slots[at], &self.books.accounts[at]);
-            if slot.is_empty() && account.is_unused() && !kept(&left[at]) {
+            if !kept(&left[at]) && active.remove_limit(at) {
                 left.remove(at);
-                self.slots.remove(at);
-                self.books.accounts.remove(at);
             }
         }
-        self.limits = left.into();
-        self.limits.clone()
+        active.limits = left.into();
+        self.limits = active.limits.clone();
     }
 
-    /// Takes what is held of a limit out of circulation, to be given back.
-    pub(crate) fn recall(&mut self, at: usize) {
-        let slot = &mut self.slots[at];
-        let stock = std::mem::take(&mut slot.stock);
-        slot.low_water = 0;
-        slot.denied_until = MonotonicTime::ZERO;
-        let account = self.books.account(at);
-        account.recalled += stock + account.schedule.cancel(u64::MAX);
-        let flight = self.books.flight.as_mut();
-        if let Some(flight) = flight.and_then(|flight| flight.slots.get_mut(at)) {
-            flight.outdated = true;
+    /// Lets the bucket rest if nothing is to happen, and else remembers when it is to be looked at.
+    pub(super) fn follow(&mut self, step: Step, now: Now, settings: &RenewalSettings) -> Step {
+        let step = match step {
+            Step::Wait(until) => Step::Wait(until.min(crate::pending_usage::next_hour(now))),
+            step => step,
+        };
+        if matches!(step, Step::Idle) {
+            self.deactivate();
         }
-        self.generation = self.generation.wrapping_add(1);
+        if let Some(active) = self.active.as_deref_mut() {
+            active.next_check(match step {
+                Step::Wait(until) => until,
+                Step::Write(_) | Step::Idle => now.monotonic.after(settings.renewal),
+            });
+        }
+        step
     }
+
+    /// What `request` charges, if this process's share pays for it.
+    pub(super) fn share_of(
+        &mut self,
+        now: WallTime,
+        request: &Request<'_>,
+        share: Share,
+    ) -> Option<Charges> {
+        let charges = self.resolve(request)?;
+        let active = self.active();
+        let enough = charges.iter().all(|(at, tokens)| {
+            let terms = active.limits[at as usize].terms();
+            active.local.covers(at as usize, now, terms, share, tokens)
+        });
+        enough.then_some(charges)
+    }
+
+    /// Takes `charges` from this process's share, whatever it has.
+    pub(super) fn charge_share(&mut self, now: WallTime, charges: &Charges, share: Share) {
+        let active = self.active();
+        for (at, tokens) in charges.iter() {
+            let terms = active.limits[at as usize].terms();
+            active.local.charge(at as usize, now, terms, share, tokens);
+        }
+    }
+
+    /// How this process's share of each limit stands, for a request.
+    pub(super) fn share_levels(
+        &mut self,
+        now: WallTime,
+        request: &Request<'_>,
+        share: Share,
+    ) -> Vec<LocalLevel> {
+        let active = self.active();
+        let limits = active.limits.clone();
+        let mut levels = Vec::new();
+        for (at, limit) in limits.iter().enumerate() {
+            let tokens = requested(request, limit);
+            levels.push(active.local.status(at, now, limit, share, tokens));
+        }
+        levels
+    }
+
+    /// What is known about each limit without asking the table.
+    pub(super) fn knowledge(&mut self, now: Now, request: &Request<'_>) -> Vec<(Limit, Knowledge)> {
+        if let Some(active) = self.active.as_deref_mut() {
+            active.kernel.release(now.monotonic);
+        }
+        let of = |(at, limit): (usize, &Limit)| {
+            let ahead = self.ahead_of(request, limit.name());
+            let knowledge = match &self.active {
+                Some(active) => active.knowledge(now, at, requested(request, limit), ahead),
+                None => Knowledge::nothing(limit),
+            };
+            (limit.clone(), knowledge)
+        };
+        self.limits.iter().enumerate().map(of).collect()
+    }
+}
+
+/// What a request asks for of a limit.
+fn requested(request: &Request<'_>, limit: &Limit) -> u64 {
+    let named = request
+        .consume()
+        .iter()
+        .find(|(name, _)| *name == limit.name());
+    named.map_or(0, |(_, tokens)| *tokens)
 }

@@ -237,7 +237,7 @@ impl Machine {
             }
         }
         while let Some((_, rest, bucket)) = self.idle.pop_front_if(|(at, ..)| *at <= now) {
-            if bucket.rest() == Some(rest) {
+            if bucket.idle_generation() == Some(rest) {
                 return Some(Action::Forget(bucket));
             }
         }
@@ -286,7 +286,7 @@ impl Machine {
             Step::Idle => {
                 self.watched.remove(&key);
                 self.shrink();
-                if let Some(rest) = bucket.rest() {
+                if let Some(rest) = bucket.idle_generation() {
                     let until = clock.now().after(self.idle_ttl);
                     self.idle.push_back((until, rest, bucket));
                 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
-use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, Told, WallTime};
+use zae_limiter_core::policy::DemandReports;
+use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -99,8 +100,8 @@ pub struct BucketPayment {
     planned_at: WallTime,
     sent: MonotonicTime,
     only_converts: bool,
-    /// What the write under way tells of strict demand.
-    tells: Told,
+    /// What the write under way reports of direct demand.
+    reports: DemandReports,
     tries: u32,
     throttled: u32,
     pausing: bool,
@@ -114,7 +115,7 @@ impl BucketPayment {
     #[must_use]
     pub fn new(clock: &Clock, change: Change, due: Due) -> Self {
         if change == Change::Debit {
-            due.asks(clock);
+            due.record_demand(clock);
         }
         Self::counted(clock, change, due)
     }
@@ -130,7 +131,7 @@ impl BucketPayment {
             planned_at: now,
             sent: clock.now(),
             only_converts: false,
-            tells: Told::new(),
+            reports: DemandReports::new(),
             tries: 0,
             throttled: 0,
             pausing: false,
@@ -141,8 +142,8 @@ impl BucketPayment {
     /// What it does to each limit.
     fn transfers(&self) -> SmallVec<[Transfer<'_>; 2]> {
         let mut transfers = self.due.transfers(self.change, self.asked_at);
-        for (transfer, asked) in transfers.iter_mut().zip(&self.tells) {
-            transfer.asked = *asked;
+        for (transfer, direct) in transfers.iter_mut().zip(&self.reports) {
+            transfer.direct = *direct;
         }
         transfers
     }
@@ -168,7 +169,7 @@ impl BucketPayment {
         }
         self.sent = clock.now();
         if self.change == Change::Debit {
-            self.tells = self.due.tell(clock);
+            self.reports = self.due.report_demand(clock);
         }
         let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
@@ -182,9 +183,9 @@ impl BucketPayment {
     ///
     /// See the example of [`BucketPayment`].
     pub fn done(&mut self, clock: &Clock, outcome: WriteOutcome) -> bool {
-        // As with a renewal: what may have been told is not told again.
+        // As with a renewal: what may have been reported is not reported again.
         let applied = matches!(outcome, WriteOutcome::Applied(_) | WriteOutcome::Unknown(_));
-        self.told(applied && !self.only_converts);
+        self.acknowledge_demand(applied && !self.only_converts);
         let look = match outcome {
             WriteOutcome::Applied(item) => {
                 if !self.only_converts {
@@ -223,11 +224,17 @@ impl BucketPayment {
         given_up && self.fail(clock, None) || look
     }
 
-    /// The write that was to tell the table of strict demand has ended.
-    fn told(&mut self, applied: bool) {
-        let tells = std::mem::take(&mut self.tells);
-        if tells.iter().any(Option::is_some) {
-            (self.due.bucket).told(&self.due.limits, &self.due.charges, &tells, applied);
+    /// The write that was to report demand has ended.
+    fn acknowledge_demand(&mut self, applied: bool) {
+        let reports = std::mem::take(&mut self.reports);
+        if reports.iter().any(Option::is_some) {
+            let Due {
+                bucket,
+                limits,
+                charges,
+                ..
+            } = &self.due;
+            bucket.acknowledge_demand(limits, charges, &reports, applied);
         }
     }
 
@@ -240,9 +247,9 @@ impl BucketPayment {
 }
 
 impl Drop for BucketPayment {
-    /// What it was to tell is left to others.
+    /// What it was to report is left to others.
     fn drop(&mut self) {
-        self.told(false);
+        self.acknowledge_demand(false);
     }
 }
 
@@ -273,12 +280,14 @@ impl Due {
         }
     }
 
-    fn asks(&self, clock: &Clock) {
-        self.bucket.asks(clock, &self.limits, &self.charges);
+    fn record_demand(&self, clock: &Clock) {
+        self.bucket
+            .record_demand(clock, &self.limits, &self.charges);
     }
 
-    fn tell(&self, clock: &Clock) -> Told {
-        self.bucket.tell(clock, &self.limits, &self.charges)
+    fn report_demand(&self, clock: &Clock) -> DemandReports {
+        self.bucket
+            .report_demand(clock, &self.limits, &self.charges)
     }
 
     fn give_back(&self, clock: &Clock) -> bool {
@@ -387,7 +396,7 @@ impl Payment {
         }
         // All are asked, also those that are not reached because another has refused.
         for due in &dues {
-            due.asks(clock);
+            due.record_demand(clock);
         }
         Self {
             dues,
@@ -439,7 +448,7 @@ impl Payment {
             buckets.nth(at)
         } else {
             // Also of the one that is not reached, because the other has refused.
-            buckets.find(|(other, bucket)| *other != at && bucket.is_to_tell(clock))
+            buckets.find(|(other, bucket)| *other != at && bucket.is_reconciler_to_report(clock))
         };
         bucket.map(|(_, bucket)| bucket.clone())
     }

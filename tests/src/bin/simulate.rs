@@ -8,6 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
+use zae_limiter_tests::policies;
 use zae_limiter_tests::simulation::{self, Change, Fault, Report, Scenario};
 
 /// Simulated fleets with faults: every promise is checked at every step.
@@ -34,6 +35,12 @@ struct Options {
     /// Leave the limits as they are, and delete nothing.
     #[arg(long)]
     unchanged: bool,
+    /// Under another policy than the one that ships: one of those in `policies`, by name.
+    #[arg(long, value_parser = policy)]
+    policy: Option<&'static str>,
+    /// With a second limit that hardly refills.
+    #[arg(long)]
+    quotas: bool,
     /// Go on after a promise was broken.
     #[arg(long)]
     all: bool,
@@ -49,8 +56,28 @@ impl Options {
             let is_parent = |change: &Change| matches!(change, Change::Parent(..));
             scenario.changes.retain(|(_, change)| is_parent(change));
         }
-        scenario
+        if self.quotas {
+            scenario = scenario.with_quotas();
+        }
+        match policies::ALL
+            .iter()
+            .find(|(name, _)| Some(*name) == self.policy)
+        {
+            Some((_, policy)) => scenario.under(*policy),
+            None => scenario,
+        }
     }
+}
+
+fn policy(text: &str) -> Result<&'static str, String> {
+    let mut names = policies::ALL.iter().map(|(name, _)| *name);
+    let found = names.clone().find(|name| *name == text);
+    found.ok_or_else(|| {
+        format!(
+            "one of {:?} is expected",
+            names.by_ref().collect::<Vec<_>>()
+        )
+    })
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {

@@ -1,8 +1,7 @@
 //! Callers: what `Acquire` does, without waiting.
 
-use zae_limiter_core::{Paid, Request, Shortage};
+use zae_limiter_core::{Paid, Payer, Request, Shortage};
 
-use super::afterwards::Payer;
 use super::random::NAMES;
 use super::recovery::Measure;
 use super::report::Fault;
@@ -60,6 +59,9 @@ impl World<'_> {
                 1
             };
             *tokens = (*tokens).min(limit.burst_tokens());
+        }
+        if self.chance(scenario.unnamed) {
+            tokens[1] = 0;
         }
         let child = if scenario.children == 1 {
             0
@@ -174,12 +176,22 @@ impl World<'_> {
         } else if short.contains(&Some(Shortage::Unavailable))
             || self.processes[caller.process].breaker.is_open()
         {
-            self.report.unavailable += 1;
+            self.unavailable(&caller);
         } else {
             self.ask(caller, short.map(|short| short.is_some()));
         }
         for bucket in caller.buckets() {
             self.settle(caller.process, bucket, false);
+        }
+    }
+
+    /// The table cannot be asked: some are admitted anyway, and nobody pays.
+    fn unavailable(&mut self, caller: &Caller) {
+        self.report.unavailable += 1;
+        if self.chance(self.scenario.leases.open) {
+            self.count(Fault::AdmittedOpen);
+            let parent = caller.parent.map(|_| Payer::Nobody);
+            self.keep_lease(caller, [Some(Payer::Nobody), parent]);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Pool {
     pub(super) debited: i128,
     /// Consumed by callers, less given back.
     pub(super) consumed: i128,
+    /// Of what is to be credited to the table, what was charged afterwards, and never admitted.
+    pub(super) credit_of_charged: u64,
     /// What is not accounted for.
     pub(super) lost: i128,
     /// When the item, or the limit in it, was deleted, if the process cannot know of a new one yet.

@@ -26,6 +26,8 @@ pub(super) enum Owner {
     Payment {
         number: usize,
         admits: bool,
+        /// Of what it gives back, what was charged afterwards, and never admitted.
+        charged: [u64; NAMES.len()],
         asked_at: Nanos,
     },
 }
@@ -114,7 +116,13 @@ impl World<'_> {
         let fate = self.fate();
         let p = &mut self.processes[process];
         let credits = match &owner {
-            Owner::Renewal(_, moved) if !moved.is_empty() => p.credits(bucket),
+            Owner::Renewal(_, moved) if !moved.is_empty() => {
+                let mut credits = p.credits(bucket);
+                for (slot, credit) in credits.iter_mut().enumerate() {
+                    *credit -= p.pool(bucket, slot).credit_of_charged.min(*credit);
+                }
+                credits
+            }
             _ => [0; NAMES.len()],
         };
         let flight = Flight {
@@ -274,12 +282,16 @@ impl World<'_> {
                 .give_back(bucket, slot(&write.name), flight.credits[slot(&write.name)]);
             // A strict acquire is admitted by the table.
             if let Owner::Payment {
-                admits, asked_at, ..
+                admits,
+                asked_at,
+                charged,
+                ..
             } = flight.owner
             {
                 let (slot, tokens) = (slot(&write.name), consumed(write));
                 if tokens < 0 {
-                    self.ledgers.give_back(bucket, slot, tokens.unsigned_abs());
+                    let admitted = tokens.unsigned_abs().saturating_sub(charged[slot]);
+                    self.ledgers.give_back(bucket, slot, admitted);
                 } else if admits && tokens > 0 {
                     let tokens = tokens.unsigned_abs();
                     let (now, late) = (self.now, self.now - asked_at);
@@ -347,6 +359,11 @@ impl World<'_> {
             let sequence = found.as_ref().map_or(0, |item| item.sequence);
             let last = p.seat(bucket).refused.replace((sequence, self.now));
             self.report.futile += u64::from(last == Some((sequence, planned_at)));
+        }
+        if (landed || unknown) && !converts {
+            for slot in 0..NAMES.len() {
+                p.pool(bucket, slot).credit_of_charged = 0;
+            }
         }
         let before = p.holds(bucket);
         let action = p.machine.done(&p.clock, renewed, outcome);

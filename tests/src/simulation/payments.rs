@@ -6,12 +6,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use zae_limiter::Limit;
 use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
-use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
+use zae_limiter::strict::{self, BucketPayment, Due, Next, NextOfPayment, NotWritten, Payment};
 use zae_limiter_core::item::BucketWrite;
-use zae_limiter_core::{BucketRef, Charges, MonotonicTime};
+use zae_limiter_core::{BucketRef, Charges, MonotonicTime, Payer};
 
 use super::acquire::Caller;
-use super::afterwards::Payer;
+use super::afterwards::Change;
 use super::network::Owner;
 use super::random::NAMES;
 use super::report::Fault;
@@ -38,7 +38,7 @@ enum What {
     /// Of an acquire, whose caller loses interest at some time.
     Acquire(Caller, Payment, Option<Nanos>),
     /// Of a correction by so many tokens.
-    Correction(BucketPayment, [i128; NAMES.len()]),
+    Correction(BucketPayment, [i128; NAMES.len()], Change),
 }
 
 enum Step {
@@ -92,13 +92,14 @@ impl World<'_> {
         bucket: usize,
         limits: Arc<[Limit]>,
         tokens: [u64; NAMES.len()],
-        more: bool,
+        correction: Change,
     ) {
         let p = &mut self.processes[process];
+        let more = correction == Change::Charged;
         let change = if more {
-            Change::DebitAnyway
+            strict::Change::DebitAnyway
         } else {
-            Change::Credit
+            strict::Change::Credit
         };
         let charges = charges(&limits, tokens);
         let known = p.seat(bucket).bucket.clone();
@@ -108,7 +109,7 @@ impl World<'_> {
             let tokens = i128::from(tokens);
             if more { tokens } else { -tokens }
         });
-        self.begin(process, What::Correction(payment, signed));
+        self.begin(process, What::Correction(payment, signed, correction));
     }
 
     fn begin(&mut self, process: usize, what: What) {
@@ -151,7 +152,7 @@ impl World<'_> {
                     NextOfPayment::Pause(attempt) => Step::Pause(attempt),
                     NextOfPayment::Done(result) => Step::Done(result.map_err(|(_, why)| why)),
                 },
-                What::Correction(payment, _) => match payment.next(&p.clock) {
+                What::Correction(payment, ..) => match payment.next(&p.clock) {
                     Next::Write(bucket, write) => Step::Write(bucket, write),
                     Next::Pause(attempt) => Step::Pause(attempt),
                     Next::Done(result) => Step::Done(result),
@@ -160,9 +161,14 @@ impl World<'_> {
             match step {
                 Step::Write(bucket, write) => {
                     let admits = paying.what.admits();
+                    let charged = match paying.what {
+                        What::Correction(_, _, Change::GivenBack(charged)) => charged,
+                        _ => [0; NAMES.len()],
+                    };
                     let owner = Owner::Payment {
                         number,
                         admits,
+                        charged,
                         asked_at: paying.began,
                     };
                     self.send(process, number_of(&bucket), owner, write);
@@ -219,10 +225,14 @@ impl World<'_> {
         let before = p.holds(bucket);
         let told = match &mut paying.what {
             What::Acquire(_, payment, _) => payment.done(&p.clock, outcome),
-            What::Correction(payment, _) => {
+            What::Correction(payment, ..) => {
                 let known = p.seats[bucket].as_ref().map(|seat| seat.bucket.clone());
                 payment.done(&p.clock, outcome).then_some(known).flatten()
             }
+        };
+        let charged = match paying.what {
+            What::Correction(_, _, Change::GivenBack(charged)) => charged,
+            _ => [0; NAMES.len()],
         };
         let credited =
             matches!(paying.what, What::Correction(..)) && net.iter().any(|net| *net < 0);
@@ -238,6 +248,9 @@ impl World<'_> {
             // A credit that surely was not made is left to the reconciler.
             let left = after[slot] - before[slot];
             p.pool(bucket, slot).consumed -= left;
+            if left > 0 {
+                p.pool(bucket, slot).credit_of_charged += charged[slot];
+            }
             paying.net[entry].1[slot] += net[slot] - left;
         }
         if let Some(bucket) = told {
@@ -262,7 +275,7 @@ impl World<'_> {
             let due = match &paying.what {
                 What::Acquire(caller, _, _) if result.is_ok() => caller.tokens.map(i128::from),
                 What::Acquire(..) => [0; NAMES.len()],
-                What::Correction(_, tokens) => match (&result, tokens[0] < 0 || tokens[1] < 0) {
+                What::Correction(_, tokens, _) => match (&result, tokens[0] < 0 || tokens[1] < 0) {
                     (Err(_), false) => [0; NAMES.len()],
                     _ => *tokens,
                 },

@@ -181,6 +181,7 @@ impl Process {
 
 fn machine(scenario: &Scenario, breaker: Arc<Breaker>, seed: u64) -> Machine {
     let lease_ttl = duration(scenario.options.lease_ttl_ms * 1_000_000);
-    let settings = RenewalSettings::new(duration(scenario.renewal()), lease_ttl);
+    let mut settings = RenewalSettings::new(duration(scenario.renewal()), lease_ttl);
+    settings.policy = scenario.policy;
     Machine::new(settings, duration(scenario.idle_ttl), breaker, seed)
 }

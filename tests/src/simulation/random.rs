@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use zae_limiter::{LeasedOptions, Limit, Terms};
+use zae_limiter_core::policy::Steering;
 
 use super::scenario::{Afterwards, Change, Faults, Nanos, Scenario, Traffic};
 use crate::fleet::{Arrivals, Shape};
 
 /// What limits are called, in the order in which requests name them.
 pub const NAMES: [&str; 2] = ["a", "b"];
-/// All refill periods that are drawn, and a multiple of them all.
+/// The refill periods that are drawn, in seconds.
 const PERIODS: [u64; 6] = [1, 1, 1, 7, 13, 60];
-/// See `PERIODS`.
-pub const PERIODS_MULTIPLE: u64 = 7 * 13 * 60;
+/// Those of quotas.
+const LONG_PERIODS: [u64; 3] = [3_600, DAY, 30 * DAY];
+const DAY: u64 = 86_400;
+/// A multiple of them all.
+pub const PERIODS_MULTIPLE: u64 = 7 * 13 * 30 * DAY;
 
 const SECOND: f64 = 1e9;
 
@@ -106,9 +110,11 @@ impl Scenario {
             requests,
             processes,
             strict,
+            policy: Steering::boxed,
             options,
             idle_ttl: draw.nanos(2.0 * lease_ttl, 100.0 * lease_ttl),
             limits: vec![first],
+            unnamed: 0,
             children,
             parents,
             cascade: if parents == 0 {
@@ -126,6 +132,8 @@ impl Scenario {
                 adjusted: draw.permille(400, 100.0),
                 released: draw.permille(400, 100.0),
                 rolled_back: draw.permille(400, 100.0),
+                open: 0,
+                limit: 0,
             },
             faults: Faults::default(),
             changes: Vec::new(),
@@ -134,7 +142,32 @@ impl Scenario {
         };
         scenario.faults = faults(&mut draw, &scenario);
         changes(&mut draw, &mut scenario, tokens_per_second, most_tokens);
+        scenario.leases.open = draw.permille(500, 500.0);
         scenario
+    }
+}
+
+impl Scenario {
+    /// The same fleet with a quota as the second limit: some requests do not name it, and those that do turn
+    /// out to cost much more or nothing.
+    #[must_use]
+    pub fn with_quotas(mut self) -> Self {
+        let mut draw = Draw(fastrand::Rng::with_seed(self.seed ^ 0x0009_07a5));
+        let per_second = self.demand.per_second / self.children as f64;
+        let least_burst = *self.demand.tokens.end();
+        for limits in &mut self.limits {
+            let quota = quota(&mut draw, NAMES[1], per_second, least_burst);
+            *limits = [limits[0].clone(), quota].into();
+        }
+        self.unnamed = draw.one_of(&[100, 500, 900]);
+        self.leases = Afterwards {
+            adjusted: draw.permille(0, 100.0),
+            released: draw.permille(0, 100.0),
+            rolled_back: draw.permille(0, 100.0),
+            limit: 1,
+            ..self.leases
+        };
+        self
     }
 }
 
@@ -154,6 +187,23 @@ fn limit(draw: &mut Draw, name: &str, per_second: f64, least_burst: u64) -> Limi
     let amount = ((per_second * period as f64).round() as u64).max(1);
     let burst = draw.log(amount as f64 / 10.0, amount as f64 * 20.0) as u64;
     let burst = burst.max(least_burst).max(1);
+    let terms = Terms {
+        capacity: amount.min(burst),
+        burst,
+        refill_amount: amount,
+        refill_period_seconds: period,
+    };
+    Limit::new(name, terms).expect("a limit")
+}
+
+/// A quota that hardly refills during a run: what would be spent in so many seconds takes days or years
+/// to fill.
+fn quota(draw: &mut Draw, name: &str, per_second: f64, least_burst: u64) -> Limit {
+    let burst = draw.log(per_second * 5.0, per_second * 500.0) as u64;
+    let burst = burst.max(least_burst).max(1);
+    let fills_in = draw.log(DAY as f64, 365.0 * DAY as f64);
+    let period = draw.one_of(&LONG_PERIODS);
+    let amount = ((burst as f64 / fills_in * period as f64).round() as u64).max(1);
     let terms = Terms {
         capacity: amount.min(burst),
         burst,

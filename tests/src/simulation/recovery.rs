@@ -312,7 +312,11 @@ impl Scenario {
         let asked = self.recovery.per_second * renewal / (self.processes * self.children) as f64;
         // What flows in while a strict write is on its way overflows, where there is room for little.
         let strict = self.strict.iter().any(|strict| *strict > 0);
-        if share < 3.0 || asked < 3.0 || strict && self.least_burst() < 3.0 * most {
+        if !self.is_shipped()
+            || share < 3.0
+            || asked < 3.0
+            || strict && self.least_burst() < 3.0 * most
+        {
             None
         } else if share < FEW_REQUESTS {
             Some(0.9)

@@ -28,13 +28,14 @@ pub enum Fault {
     IntoDebt,
     Released,
     RolledBack,
+    AdmittedOpen,
     CallerGone,
     BlockExpired,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::LostWrite,
         Self::LostReply,
         Self::LateWrite,
@@ -57,6 +58,7 @@ impl Fault {
         Self::IntoDebt,
         Self::Released,
         Self::RolledBack,
+        Self::AdmittedOpen,
         Self::CallerGone,
         Self::BlockExpired,
     ];

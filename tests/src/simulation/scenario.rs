@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zae_limiter::{LeasedOptions, Limit};
+use zae_limiter_core::policy::{MakePolicy, Steering};
 
 use crate::fleet::{Arrivals, Shape};
 
@@ -23,6 +24,8 @@ pub struct Scenario {
     pub processes: usize,
     /// Of a thousand acquires of each process, how many are strict.
     pub strict: Vec<u32>,
+    /// What decides how much is taken, and when.
+    pub policy: MakePolicy,
     /// How blocks are held.
     pub options: LeasedOptions,
     /// When an idle bucket is forgotten.
@@ -30,6 +33,8 @@ pub struct Scenario {
     /// The limits as they are declared at first, then as they are changed. All entities have the
     /// same.
     pub limits: Vec<Arc<[Limit]>>,
+    /// Of a thousand requests, how many do not name the second limit.
+    pub unnamed: u32,
     /// How many entities requests go to, in turn.
     pub children: usize,
     /// How many entities stand above them.
@@ -82,6 +87,10 @@ pub struct Afterwards {
     pub released: u32,
     /// Give all back.
     pub rolled_back: u32,
+    /// Of a thousand acquires that the table could not be asked for, how many are admitted anyway.
+    pub open: u32,
+    /// Which limit turns out to cost more.
+    pub limit: usize,
 }
 
 /// What goes wrong until [`Scenario::calm_at`].
@@ -151,11 +160,29 @@ impl Scenario {
     /// How long tokens may be out in blocks.
     #[must_use]
     pub fn lease_ttl(&self) -> Nanos {
-        if self.strict.iter().all(|strict| *strict == 1_000) {
+        // Another policy may take blocks that nobody has asked for.
+        if self.is_shipped() && self.strict.iter().all(|strict| *strict == 1_000) {
             0
         } else {
             self.options.lease_ttl_ms * 1_000_000
         }
+    }
+
+    /// The same fleet under another policy, of which nothing is promised but safety.
+    #[must_use]
+    pub fn under(self, policy: MakePolicy) -> Self {
+        // Callers who are not served are not to wait, and look again at each write, for long.
+        let acquire_timeout = self.renewal() / 2;
+        Self {
+            policy,
+            acquire_timeout,
+            ..self
+        }
+    }
+
+    /// Whether it is the policy that ships.
+    pub(super) fn is_shipped(&self) -> bool {
+        std::ptr::fn_addr_eq(self.policy, Steering::boxed as MakePolicy)
     }
 
     /// How often a block is renewed.

@@ -82,13 +82,17 @@
 //! | those who are left share with the dead | `sharing::who_is_left_with_others_does_not_share_with_the_dead` |
 //! | who asks for far more than there is takes the others' shares, also when it is dead | `sharing::nobodys_demand_counts_for_more_than_the_limit` |
 //! | a clock is set right, and what it said before still holds | `bucket::a_clock_that_was_set_right_ends_a_refusal` |
-//! | who waits is demand once more whenever he is woken | `planning::who_waits_and_is_woken_again_and_again_has_asked_once` |
+//! | a correction upwards whose debt is only noted is given back as stock | `corrections::correction_upwards_that_is_rolled_back_is_no_stock`, `corrections::correction_upwards_that_is_corrected_again_is_no_stock` |
+//! | a cancelled correction or rollback is made twice, or not at all | `corrections::correction_that_is_cancelled_counts_once`, `corrections::rollback_that_is_cancelled_is_finished`, `corrections::run_that_fails_and_is_cancelled_gives_back` |
+//! | the payer of a lease is overwritten, and what nobody paid is credited | `corrections::what_nobody_paid_is_never_credited`, `corrections::streaming_on_a_degraded_lease_does_not_fill_the_bucket` |
+//! | a TTL is computed from the limits of one write, on an item that has others | `corrections::bucket_is_kept_until_its_slowest_limit_is_full` |
+//! | who waits is demand once more whenever he is woken | `bucket::caller_that_waits_and_is_woken_again_and_again_has_asked_once` |
 //! | what was throttled reserves the refill for half a lease | `simulation::fleets_that_once_were_slow_recover` |
 //! | who finds nothing is not heard | `sharing::who_finds_nothing_says_what_he_needs` |
 //! | who is refused in strict mode is not heard | `mixed::who_is_refused_in_strict_mode_is_heard`, `mixed::what_the_child_refuses_is_asked_of_the_parent_too` |
 //! | a limit that is new to a strict process is asked for, and nobody hears | `mixed::what_is_asked_of_a_new_limit_is_heard` |
-//! | who writes for every token tells of two, and claims more than the limit | `asked::nobody_tells_of_more_than_the_limit` |
-//! | uneven requests look like 1.4 times as many, and strict acquires beside them go short | `sizing::uneven_requests_do_not_look_like_more_in_the_mean` |
+//! | who writes for every token tells of two, and claims more than the limit | `direct::nobody_reports_more_than_the_limit` |
+//! | uneven requests look like 1.4 times as many, and strict acquires beside them go short | `demand::uneven_requests_do_not_look_like_more_in_the_mean` |
 //! | who looks when others have just reserved has less than them for good | `simulation::fleets_that_once_were_slow_recover` |
 //! | strict acquires that use all up let nobody begin to lease | `mixed::who_begins_to_lease_where_strict_acquires_take_all_has_a_share` |
 //! | leases catch up what strict acquires have left, whenever they look | `mixed::strict_acquires_get_their_share_of_a_limit_that_is_nearly_enough` |
@@ -99,7 +103,7 @@
 //! | what is reserved is asked for again at every miss, until it is released | `sharing::what_is_still_to_be_released_is_not_asked_for_again_and_again` |
 //! | what is to overflow does so once for each process that has seen it | `sharing::what_has_overflowed_does_not_overflow_once_more` |
 //! | a bucket is deleted, and what was told to it before is taken back from the next one | `changes::what_was_told_before_a_deletion_is_not_taken_back_after_it` |
-//! | what piled up is taken for a rate | `sizing::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
+//! | what piled up is taken for a rate | `demand::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
 //! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_process_goes_on_with_what_it_knew`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |

@@ -210,7 +210,7 @@ fn who_finds_nothing_says_what_he_needs() {
             demand_milli: 400_000,
             entered: None,
         }),
-        scheduled: 205,
+        trickle: 205,
         ahead: secs(2),
         ..Transfer::new(&desk.limits[0])
     }];

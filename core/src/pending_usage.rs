@@ -6,129 +6,152 @@
 //! aside goes first, what came after goes with the next renewal. Usage windows are made of whole
 //! hours of UTC, so this is as fine as they need it.
 
+use std::collections::VecDeque;
+
 use smallvec::SmallVec;
 
-use crate::books::{Books, Flight};
-use crate::bucket::Active;
-use crate::renewal::{Now, Step};
+use crate::kernel::Now;
 use crate::{MonotonicTime, WallTime};
 
 const HOUR_NANOS: u64 = 3_600_000_000_000;
 
 /// An hour of UTC: how many have passed since the Unix epoch when it begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Hour(u64);
+struct UsageHour(u64);
 
-impl Hour {
+impl UsageHour {
     fn of(time: WallTime) -> Self {
         Self(time.as_nanos() / HOUR_NANOS)
     }
 
     /// The last millisecond of it.
-    pub(crate) fn end_ms(self) -> u64 {
+    fn end_ms(self) -> u64 {
         (self.0 + 1) * (HOUR_NANOS / 1_000_000) - 1
     }
 }
 
-impl Now {
-    /// When the next hour begins.
-    pub(crate) fn next_hour(&self) -> MonotonicTime {
-        let left = HOUR_NANOS - self.wall.as_nanos() % HOUR_NANOS;
-        let elapsed = self.monotonic.as_nanos();
-        MonotonicTime::from_nanos(elapsed.saturating_add(left))
+/// When the next hour begins.
+pub(crate) fn next_hour(now: Now) -> MonotonicTime {
+    let left = HOUR_NANOS - now.wall.as_nanos() % HOUR_NANOS;
+    MonotonicTime::from_nanos(now.monotonic.as_nanos().saturating_add(left))
+}
+
+/// What was consumed in an hour, net of what was given back, in tokens, by limit.
+#[derive(Debug, Default)]
+struct Consumed {
+    hour: UsageHour,
+    tokens: SmallVec<[i64; 2]>,
+}
+
+impl Consumed {
+    fn is_nothing(&self) -> bool {
+        self.tokens.iter().all(|tokens| *tokens == 0)
     }
 }
 
-/// What was consumed in an hour that is over, net of what was taken back, in tokens.
-#[derive(Debug)]
-pub(crate) struct PastHour {
-    pub(crate) hour: Hour,
-    /// By limit.
-    pub(crate) consumed: SmallVec<[i64; 2]>,
+/// The consumption of one bucket that is to be reported.
+#[derive(Debug, Default)]
+pub(crate) struct PendingUsage {
+    /// Of hours that are over, the oldest first.
+    past: VecDeque<Consumed>,
+    /// Of this hour.
+    current: Consumed,
+    /// What the write under way reports.
+    reporting: Option<Consumed>,
 }
 
-impl Step {
-    /// The same, but nothing is waited for beyond the hour.
-    pub(crate) fn within_the_hour(self, now: Now) -> Self {
-        match self {
-            Self::Wait(until) => Self::Wait(until.min(now.next_hour())),
-            step => step,
-        }
-    }
-}
-
-impl Books {
-    /// The table has been told, or may have been, of what `flight` reports of an hour before.
-    pub(crate) fn reported_past(&mut self, flight: &Flight) {
-        if flight.reports_past {
-            self.past.pop_front();
-        }
-    }
-}
-
-impl Active {
-    /// Sets aside what was consumed before this hour. What a write under way reports is left to
-    /// that.
-    pub(crate) fn turn_hour(&mut self, now: Now) {
-        let hour = Hour::of(now.wall);
-        let before = std::mem::replace(&mut self.books.hour, hour);
-        // A clock that goes back opens no hour again, and the first look knows of none before.
-        if before < hour && before != Hour::default() {
-            let flight = self.books.flight.as_ref().filter(|f| !f.only_converts);
-            let reported = flight
-                .map(|flight| flight.slots.clone())
-                .unwrap_or_default();
-            self.set_aside(before, |at| {
-                let slot = reported.get(at);
-                slot.map_or((0, 0), |slot| (slot.spent, slot.taken_back))
-            });
-            // What is given back of it from now on is taken back in this hour, from the table.
-            self.generation = self.generation.wrapping_add(1);
-        }
+impl PendingUsage {
+    pub(crate) fn new(limits: usize) -> Self {
+        let mut usage = Self::default();
+        usage.current.tokens.resize(limits, 0);
+        usage
     }
 
-    /// A write that was to report consumption of an hour that is over by now was not made.
-    pub(crate) fn set_aside_unreported(&mut self, flight: &Flight) {
-        if flight.hour < self.books.hour {
-            let mut left = self.unreported();
-            for (left, slot) in left.iter_mut().zip(&flight.slots) {
-                left.0 -= slot.spent.min(left.0);
-                left.1 -= slot.taken_back.min(left.1);
+    pub(crate) fn add_limit(&mut self) {
+        self.current.tokens.push(0);
+    }
+
+    /// Whether nothing of a limit is to be reported.
+    pub(crate) fn is_unused(&self, at: usize) -> bool {
+        // What is set aside tells limits by their places.
+        self.past.is_empty() && self.reporting.is_none() && self.current.tokens[at] == 0
+    }
+
+    pub(crate) fn remove_limit(&mut self, at: usize) {
+        self.current.tokens.remove(at);
+    }
+
+    /// Tokens were consumed.
+    pub(crate) fn consume(&mut self, at: usize, tokens: u64) {
+        let consumed = &mut self.current.tokens[at];
+        *consumed = consumed.saturating_add_unsigned(tokens);
+    }
+
+    /// Tokens were given back, whenever they were consumed.
+    pub(crate) fn give_back(&mut self, at: usize, tokens: u64) {
+        let consumed = &mut self.current.tokens[at];
+        *consumed = consumed.saturating_sub_unsigned(tokens);
+    }
+
+    /// Whether there is nothing to report.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.past.is_empty() && self.current.is_nothing()
+    }
+
+    /// An hour may have begun: sets aside what was consumed before. Returns whether one has. A clock that
+    /// goes back opens no hour again, and the first look knows of none before.
+    pub(crate) fn turn_hour(&mut self, now: Now) -> bool {
+        let hour = UsageHour::of(now.wall);
+        let before = self.current.hour;
+        let turned = before < hour && before != UsageHour::default();
+        if turned {
+            let tokens = smallvec::smallvec![0; self.current.tokens.len()];
+            let over = std::mem::replace(&mut self.current, Consumed { hour, tokens });
+            if !over.is_nothing() {
+                self.past.push_back(over);
             }
-            self.set_aside(flight.hour, |at| left.get(at).copied().unwrap_or_default());
+        } else if before == UsageHour::default() {
+            self.current.hour = hour;
         }
+        turned
     }
 
-    /// What was spent and what was taken back, by limit, and is not reported.
-    fn unreported(&self) -> SmallVec<[(u64, u64); 2]> {
-        let slots = self.slots.iter().zip(&self.books.accounts);
-        slots.map(|(slot, a)| (slot.spent, a.taken_back)).collect()
+    /// What the write that is planned now is to report, by limit; and when that was consumed, if not just
+    /// now: in milliseconds since the Unix epoch.
+    pub(crate) fn report(&mut self) -> (SmallVec<[i64; 2]>, Option<u64>) {
+        let (consumed, at_ms) = match self.past.pop_front() {
+            Some(past) => {
+                let at_ms = past.hour.end_ms();
+                (past, Some(at_ms))
+            }
+            None => {
+                let fresh = smallvec::smallvec![0; self.current.tokens.len()];
+                let tokens = std::mem::replace(&mut self.current.tokens, fresh);
+                let hour = self.current.hour;
+                (Consumed { hour, tokens }, None)
+            }
+        };
+        let mut tokens = consumed.tokens.clone();
+        tokens.resize(self.current.tokens.len(), 0);
+        self.reporting = Some(consumed);
+        (tokens, at_ms)
     }
 
-    /// Sets aside all that is not reported, but for what `stays`.
-    fn set_aside(&mut self, hour: Hour, stays: impl Fn(usize) -> (u64, u64)) {
-        if let Some(last) = self.slots.len().checked_sub(1) {
-            self.books.account(last); // each has one from now on
+    /// The write under way has ended; whether it has told the table, or may have.
+    pub(crate) fn reported(&mut self, told: bool) {
+        let Some(consumed) = self.reporting.take().filter(|_| !told) else {
+            return;
+        };
+        if consumed.hour != self.current.hour {
+            if !consumed.is_nothing() {
+                self.past.push_front(consumed);
+            }
+            return;
         }
-        let mut consumed = SmallVec::new();
-        for (at, (slot, account)) in
-            (self.slots.iter_mut().zip(&mut self.books.accounts)).enumerate()
-        {
-            let (spent, taken_back) = stays(at);
-            let spent = slot.spent.saturating_sub(spent);
-            let taken_back = account.taken_back.saturating_sub(taken_back);
-            account.report(slot, spent);
-            account.taken_back -= taken_back;
-            consumed.push(signed(spent) - signed(taken_back));
-        }
-        if consumed.iter().any(|tokens| *tokens != 0) {
-            self.books.past.push_back(PastHour { hour, consumed });
+        for (current, tokens) in self.current.tokens.iter_mut().zip(consumed.tokens) {
+            *current = current.saturating_add(tokens);
         }
     }
-}
-
-fn signed(tokens: u64) -> i64 {
-    i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -141,8 +164,8 @@ mod tests {
 
     use super::*;
     use crate::item::BucketItem;
-    use crate::plan::Plan;
-    use crate::renewal::{Outcome, RenewalSettings, Why};
+    use crate::kernel::plan::Plan;
+    use crate::renewal::{Outcome, RenewalSettings, Step, Why};
     use crate::{BucketCache, BucketRef, Charges, Clock, Limit, ManualClock, Request};
 
     fn settings() -> RenewalSettings {
@@ -179,8 +202,15 @@ mod tests {
             }
         }
 
+        fn now(&self) -> Now {
+            Now {
+                monotonic: self.clock.now(),
+                wall: self.clock.wall(),
+            }
+        }
+
         fn happened(&mut self, tokens: i64) {
-            let hour = Hour::of(self.clock.wall()).0;
+            let hour = UsageHour::of(self.clock.wall()).0;
             *self.truth.entry(hour).or_default() += tokens;
         }
 
@@ -225,7 +255,7 @@ mod tests {
         fn follow(&mut self, step: Step) {
             match step {
                 Step::Write(plan) => self.flight = Some(plan),
-                Step::Wait(until) => assert!(until <= Now::of(&self.clock).next_hour()),
+                Step::Wait(until) => assert!(until <= next_hour(self.now())),
                 Step::Idle => {}
             }
         }
@@ -255,8 +285,8 @@ mod tests {
         /// Time passes; the bucket is looked at when it is over, and when an hour begins.
         fn pass(&mut self, mut length: Duration) {
             loop {
-                let now = Now::of(&self.clock);
-                let step = now.next_hour().since(now.monotonic).min(length);
+                let now = self.now();
+                let step = next_hour(now).since(now.monotonic).min(length);
                 self.hands.advance(step);
                 self.look();
                 length -= step;
@@ -317,8 +347,8 @@ mod tests {
                     }
                     Event::Pass(millis) => process.pass(Duration::from_millis(millis)),
                     Event::NearTheHour(millis) => {
-                        let now = Now::of(&process.clock);
-                        let left = now.next_hour().since(now.monotonic);
+                        let now = process.now();
+                        let left = next_hour(now).since(now.monotonic);
                         process.pass(left.saturating_sub(Duration::from_millis(millis)));
                     }
                     Event::Land(made) => process.land(made),
@@ -326,7 +356,7 @@ mod tests {
             }
             process.settle();
             prop_assert_eq!(&process.told, &process.truth);
-            prop_assert!(process.bucket.rest().is_some(), "and then it rests");
+            prop_assert!(process.bucket.idle_generation().is_some(), "and then it rests");
         }
     }
 }

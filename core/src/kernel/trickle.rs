@@ -1,9 +1,9 @@
 //! Token blocks: what one process holds of one limit, already debited from the table.
 //!
 //! Two kinds, in one block. **Stock** was there when it was debited and is spendable at once. A
-//! **schedule** is a share of the coming refill, debited ahead of time and released evenly, as
-//! the bucket itself would have refilled: it is what keeps a fleet that wants more than the
-//! limit from writing for every few tokens.
+//! **trickle** is a share of the coming refill, debited ahead of time and released evenly, as
+//! the bucket itself would have refilled: it keeps a fleet that wants more than the
+//! limit from writing for every few tokens. (The term is that of CockroachDB's tenant token bucket.)
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::MonotonicTime;
 
 /// Tokens that become spendable evenly between two times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Schedule {
+pub struct Trickle {
     start: MonotonicTime,
     length_nanos: u64,
     total: u64,
     released: u64,
 }
 
-impl Schedule {
+impl Trickle {
     /// `total` tokens, released evenly over `length` from `start` on.
     #[must_use]
     pub fn new(start: MonotonicTime, length: Duration, total: u64) -> Self {
@@ -66,7 +66,7 @@ impl Schedule {
     }
 
     /// How long after `now` another `tokens` will have been released, going on at the same rate
-    /// beyond the end; none if nothing is scheduled.
+    /// beyond the end; none if nothing is trickled.
     #[must_use]
     pub fn time_until(&self, now: MonotonicTime, tokens: u64) -> Option<Duration> {
         if self.total == 0 {
@@ -96,20 +96,20 @@ mod tests {
 
     #[test]
     fn releases_evenly_and_says_when() {
-        let mut schedule = Schedule::new(at(1_000), Duration::from_secs(1), 4);
-        assert_eq!(schedule.release(at(1_249)), 0);
+        let mut trickle = Trickle::new(at(1_000), Duration::from_secs(1), 4);
+        assert_eq!(trickle.release(at(1_249)), 0);
         assert_eq!(
-            schedule.time_until(at(1_249), 1),
+            trickle.time_until(at(1_249), 1),
             Some(Duration::from_millis(1))
         );
-        assert_eq!(schedule.release(at(1_250)), 1);
+        assert_eq!(trickle.release(at(1_250)), 1);
         assert_eq!(
-            schedule.release(at(1_100)),
+            trickle.release(at(1_100)),
             0,
             "time gone back releases nothing"
         );
-        assert_eq!(schedule.release(at(9_000)), 3);
-        assert_eq!(schedule.pending(), 0);
+        assert_eq!(trickle.release(at(9_000)), 3);
+        assert_eq!(trickle.pending(), 0);
     }
 
     proptest! {
@@ -117,13 +117,13 @@ mod tests {
         fn never_more_than_its_share(
             total in 0u64..1_000_000, length in 1u64..10_000, steps in prop::collection::vec(0u64..500, 0..50),
         ) {
-            let mut schedule = Schedule::new(at(0), Duration::from_millis(length), total);
+            let mut trickle = Trickle::new(at(0), Duration::from_millis(length), total);
             let (mut now, mut released) = (0, 0);
             for step in steps {
                 now += step;
-                released += schedule.release(at(now));
+                released += trickle.release(at(now));
                 prop_assert!(released * length <= total * now.min(length));
-                prop_assert_eq!(released + schedule.pending(), total);
+                prop_assert_eq!(released + trickle.pending(), total);
             }
         }
     }

@@ -3,11 +3,24 @@
 
 use std::time::Duration;
 
-use crate::asked::Asked;
-use crate::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
-use crate::plan::Transfer;
+use super::arithmetic::{Terms, Ticks};
+use super::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
+use super::plan::Transfer;
 use crate::sabotage::Sabotage;
-use crate::{Limit, Terms, Ticks, WallTime};
+use crate::{Limit, MonotonicTime, WallTime};
+
+/// Tokens that were asked for by direct acquires, and that the table has not been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectDemand {
+    /// How many.
+    pub tokens: u64,
+    /// Since when.
+    pub since: MonotonicTime,
+    /// For how long.
+    pub during: Duration,
+    /// For how long such acquires go on, without a pause of a `lease_ttl`.
+    pub going_on: Duration,
+}
 
 /// What a process holds in its block, to be entered into the ring.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +32,12 @@ pub struct Holding {
     /// The demand that it reports, in thousandths of a token per second.
     pub demand_milli: i64,
     /// What it entered last.
-    pub entered: Option<Entry>,
+    pub entered: Option<RingEntry>,
 }
 
 /// What a process has entered into the ring of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct RingEntry {
     lease_ttl_ms: u64,
     epoch: u64,
     held: i64,
@@ -33,7 +46,7 @@ pub struct Entry {
     demand_before_milli: i64,
 }
 
-impl Entry {
+impl RingEntry {
     /// The same entry after a write of unknown outcome: the tokens may be counted twice, never
     /// too few times, until the epoch ends.
     #[must_use]
@@ -74,7 +87,12 @@ impl Entry {
 
 impl Holding {
     /// A ring that begins now, in which others hold so many tokens beside this.
-    pub(crate) fn first_ring(&self, now: WallTime, others: i64, entry: &mut Option<Entry>) -> Ring {
+    pub(crate) fn first_ring(
+        &self,
+        now: WallTime,
+        others: i64,
+        entry: &mut Option<RingEntry>,
+    ) -> Ring {
         let lease_ttl_ms = millis(self.lease_ttl);
         let mut ring = Ring {
             lease_ttl_ms,
@@ -84,7 +102,7 @@ impl Holding {
         let slot = Ring::slot(ring.epoch);
         ring.held[slot] = others + tokens(self.tokens);
         ring.demand_milli[slot] = self.demand_milli;
-        *entry = Some(Entry {
+        *entry = Some(RingEntry {
             lease_ttl_ms,
             epoch: ring.epoch,
             held: tokens(self.tokens),
@@ -101,18 +119,18 @@ pub struct Returned {
     /// How many.
     pub tokens: u64,
     /// How many more that were held under other terms than those declared now.
-    pub recalled: u64,
+    pub revoked: u64,
     /// How long ago the block was granted.
     pub held_for: Duration,
 }
 
 impl Returned {
-    /// What of them has been replaced by refill. As long as the ring counts the block, nothing
+    /// What of them has been displaced_by_refill by refill. As long as the ring counts the block, nothing
     /// may be drawn in its place. After that the bucket may have refilled into the room that the
     /// block had left, and all of it may have been drawn; and where the burst was cut, also before
     /// this process knew (it `declared` what it knew), all that was not in the bucket by then.
     #[must_use]
-    pub fn replaced(&self, declared: &Terms, found: &LimitItem, now: WallTime) -> Ticks {
+    pub fn displaced_by_refill(&self, declared: &Terms, found: &LimitItem, now: WallTime) -> Ticks {
         let counted = found.ring.is_some_and(|ring| {
             let granted = now.before(self.held_for).as_millis() / ring.lease_ttl_ms.max(1);
             granted + 1 >= epoch(&ring, now)
@@ -122,12 +140,12 @@ impl Returned {
         }
         let token = found.terms.token();
         let tokens = Ticks::from(self.tokens) * token;
-        let replaced = if found.terms == *declared {
+        let displaced_by_refill = if found.terms == *declared {
             found.terms.refill(self.held_for).min(tokens)
         } else {
             tokens
         };
-        replaced + Ticks::from(self.recalled) * token
+        displaced_by_refill + Ticks::from(self.revoked) * token
     }
 }
 
@@ -148,29 +166,48 @@ pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
         return 0;
     };
     let terms = found.terms;
-    let held = Out::of(&ring, epoch(&ring, now), None).others;
+    let held = Outstanding::of(&ring, epoch(&ring, now), None).others;
     let out = terms.level(found.z, now).max(0) + Ticks::from(held) * terms.token();
     let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
     let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
     u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
 }
 
+/// The demand that the fleet has reported, in thousandths of a token per second, as far as that is not
+/// too long ago.
+#[must_use]
+pub fn fleet_demand_milli(found: &LimitItem, now: WallTime) -> i64 {
+    found.ring.map_or(0, |ring| {
+        let epoch = now.as_millis() / ring.lease_ttl_ms.max(1);
+        if ring.is_live(epoch) {
+            ring.demand_milli_in(epoch)
+        } else {
+            0
+        }
+    })
+}
+
 /// Whether others hold tokens of a limit in live blocks.
 #[must_use]
-pub fn others_hold(found: &LimitItem, now: WallTime, entered: Option<Entry>) -> bool {
-    let others = |ring: &Ring| Out::of(ring, epoch(ring, now), entered).others;
+pub fn others_hold(found: &LimitItem, now: WallTime, entered: Option<RingEntry>) -> bool {
+    let others = |ring: &Ring| Outstanding::of(ring, epoch(ring, now), entered).others;
     found.ring.as_ref().is_some_and(|ring| others(ring) > 0)
 }
 
 /// What of `level` may be drawn: where others hold more than the limit refills in a `lease_ttl`, a
 /// part of it overflows.
 #[must_use]
-pub fn drawable(found: &LimitItem, now: WallTime, entered: Option<Entry>, level: Ticks) -> Ticks {
+pub fn drawable(
+    found: &LimitItem,
+    now: WallTime,
+    entered: Option<RingEntry>,
+    level: Ticks,
+) -> Ticks {
     let Some(ring) = found.ring else {
         return level;
     };
-    let others = Out::of(&ring, epoch(&ring, now), entered).others;
-    level - Rest::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
+    let others = Outstanding::of(&ring, epoch(&ring, now), entered).others;
+    level - Headroom::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
 }
 
 /// How many tokens all processes together may hold: what the bucket could give at once. What has
@@ -188,18 +225,18 @@ pub fn block_max(
     limit: &Limit,
     found: Option<&LimitItem>,
     now: WallTime,
-    entered: Option<Entry>,
+    entered: Option<RingEntry>,
     lease_ttl: Duration,
 ) -> u64 {
     let ring = found.and_then(|found| found.ring);
-    let others = |ring: &Ring| Out::of(ring, epoch(ring, now), entered).others;
+    let others = |ring: &Ring| Outstanding::of(ring, epoch(ring, now), entered).others;
     let lease_ttl = ring.as_ref().map_or(lease_ttl, ring_ttl);
     let others = ring.as_ref().map_or(0, others).unsigned_abs();
     let meanwhile = limit.terms().tokens_in(lease_ttl / 16);
     blocks_max(limit.terms(), lease_ttl).saturating_sub(others + meanwhile)
 }
 
-/// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the slack:
+/// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the overdraft_allowance:
 /// how long until the first, and until the last of them.
 #[must_use]
 pub fn flows_in(
@@ -209,7 +246,7 @@ pub fn flows_in(
     scheduled: u64,
 ) -> (Duration, Duration) {
     let terms = found.terms;
-    let ahead = found.z - terms.empty_at(now) - terms.refill(slack_max(lease_ttl));
+    let ahead = found.z - terms.empty_at(now) - terms.refill(overdraft_max(lease_ttl));
     let first = ahead - Ticks::from(scheduled) * terms.token();
     (terms.time_for(first), terms.time_for(ahead))
 }
@@ -220,14 +257,14 @@ pub fn flows_in(
 pub fn overflow(
     found: &LimitItem,
     now: WallTime,
-    entered: Option<Entry>,
+    entered: Option<RingEntry>,
     before: u64,
     level: Ticks,
 ) -> Ticks {
     let Some(ring) = found.ring else {
         return 0;
     };
-    let out = Out::of(&ring, epoch(&ring, now), entered);
+    let out = Outstanding::of(&ring, epoch(&ring, now), entered);
     let own = entered.map_or(0, |entered| entered.held_of(before));
     let found_level = found.terms.level(found.z, now);
     overflow_of(&found.terms, &ring, out.others, own, found_level, level)
@@ -242,7 +279,7 @@ fn overflow_of(
     level: Ticks,
 ) -> Ticks {
     let clamped = level.min(terms.full());
-    let beside_others = Rest::of(terms, ring, others, clamped).map_or(0, |rest| rest.overflow);
+    let beside_others = Headroom::of(terms, ring, others, clamped).map_or(0, |rest| rest.overflow);
     let most = terms.full() + terms.refill(guarded_ttl(ring_ttl(ring)));
     let over = found_level + Ticks::from(others + own) * terms.token() - most;
     beside_others.max(over - (level - clamped))
@@ -250,7 +287,11 @@ fn overflow_of(
 
 /// Until when at least all that flows in overflows, for what others hold; none if it does not.
 #[must_use]
-pub fn overflows_for(found: &LimitItem, now: WallTime, entered: Option<Entry>) -> Option<Duration> {
+pub fn overflows_for(
+    found: &LimitItem,
+    now: WallTime,
+    entered: Option<RingEntry>,
+) -> Option<Duration> {
     let ring = found
         .ring
         .filter(|_| drawable(found, now, entered, 0) < 0)?;
@@ -270,7 +311,7 @@ fn epoch(ring: &Ring, now: WallTime) -> u64 {
 
 /// Tokens that are out in live blocks.
 #[derive(Clone, Copy, Debug, Default)]
-struct Out {
+struct Outstanding {
     live: bool,
     /// Granted in this epoch, and in the one before.
     held: i64,
@@ -279,8 +320,8 @@ struct Out {
     others: i64,
 }
 
-impl Out {
-    fn of(ring: &Ring, epoch: u64, entered: Option<Entry>) -> Self {
+impl Outstanding {
+    fn of(ring: &Ring, epoch: u64, entered: Option<RingEntry>) -> Self {
         let live = ring.is_live(epoch) && ring.epoch <= epoch;
         let (held, held_before) = if live { ring.held_in(epoch) } else { (0, 0) };
         let own = entered.map_or(0, |own| own.held_in(ring, epoch));
@@ -294,36 +335,39 @@ impl Out {
 }
 
 /// What is left of the level where others hold more than the limit refills in a `lease_ttl`.
-struct Rest {
+struct Headroom {
     /// What is too much.
     overflow: Ticks,
     /// By how much the level, or what others hold, may still grow.
-    spare: Ticks,
+    headroom: Ticks,
 }
 
-impl Rest {
+impl Headroom {
     fn of(terms: &Terms, ring: &Ring, others: i64, level: Ticks) -> Option<Self> {
         let guarded = guarded_ttl(ring_ttl(ring));
         if others <= tokens(terms.tokens_in(guarded)) {
             return None;
         }
         let most = terms.full() + terms.refill(guarded);
-        let spare = most - level - Ticks::from(others) * terms.token();
+        let headroom = most - level - Ticks::from(others) * terms.token();
         let room = terms.refill(guarded) / 16;
-        Some(if spare < 0 {
+        Some(if headroom < 0 {
             Self {
-                overflow: room - spare,
-                spare: room,
+                overflow: room - headroom,
+                headroom: room,
             }
         } else {
-            Self { overflow: 0, spare }
+            Self {
+                overflow: 0,
+                headroom,
+            }
         })
     }
 }
 
 /// How much refill that is to come may be spent at once: by processes whose view of the bucket was
 /// stale, and by strict acquires beside others that reserve it.
-pub(crate) fn slack_max(lease_ttl: Duration) -> Duration {
+pub(crate) fn overdraft_max(lease_ttl: Duration) -> Duration {
     lease_ttl / 32 * 5
 }
 
@@ -331,58 +375,58 @@ fn ring_ttl(ring: &Ring) -> Duration {
     Duration::from_millis(ring.lease_ttl_ms)
 }
 
-/// What the guards go by: flights and slack take the rest.
+/// What the guards go by: flights and overdraft_allowance take the rest.
 fn guarded_ttl(lease_ttl: Duration) -> Duration {
-    lease_ttl - flight_max(lease_ttl) - slack_max(lease_ttl)
+    lease_ttl - flight_max(lease_ttl) - overdraft_max(lease_ttl)
 }
 
 /// The ring as seen, what is out, and what a write makes of it.
-pub(crate) struct Books {
+pub(crate) struct WriteGuards {
     ring: Option<(Ring, u64)>,
-    out: Out,
+    out: Outstanding,
     /// What the process held until now, spent since or not.
     own: i64,
     pub(crate) change: RingChange,
 }
 
 /// What the books allow a write to do.
-pub(crate) struct Share {
+pub(crate) struct Allowance {
     pub(crate) guard: RingGuard,
     /// How far over full the bucket may be found and still be debited as it is. A full bucket
     /// that several processes draw on would else be now a little over full, now not, and every
     /// second guess wrong.
-    pub(crate) brim: Ticks,
+    pub(crate) full_tolerance: Ticks,
     /// How far below empty the level may be after a debit that is spent at once. Processes that
     /// draw on an empty bucket would else each be refused for what the others drew meanwhile; and
     /// strict acquires always, where others reserve the refill before it is there.
-    pub(crate) slack: Ticks,
+    pub(crate) overdraft_allowance: Ticks,
     /// What overflows for the others' sake.
     pub(crate) overflow: Ticks,
     /// How much higher than seen the level may be; none where it does not matter.
     pub(crate) level_rise_max: Option<Ticks>,
 }
 
-impl Books {
+impl WriteGuards {
     /// Of the limit as `found`, for a write of `t`; what it enters goes to `entry`.
     pub(crate) fn of(
         found: &LimitItem,
         now: WallTime,
         t: &Transfer<'_>,
-        entry: &mut Option<Entry>,
+        entry: &mut Option<RingEntry>,
     ) -> Self {
         let holding = t.holding;
         let Some(ring) = found.ring else {
             let change = |h: Holding| RingChange::Reset(h.first_ring(now, 0, entry));
             return Self {
                 ring: None,
-                out: Out::default(),
+                out: Outstanding::default(),
                 own: 0,
                 change: holding.map_or(RingChange::Keep, change),
             };
         };
         let epoch = epoch(&ring, now);
         let entered = holding.and_then(|h| h.entered);
-        let out = Out::of(&ring, epoch, entered);
+        let out = Outstanding::of(&ring, epoch, entered);
         let mut change = match holding {
             Some(h) if out.live && ring.lease_ttl_ms >= millis(h.lease_ttl) => {
                 Self::add(&ring, epoch, &h, entry)
@@ -390,19 +434,19 @@ impl Books {
             Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
             None => RingChange::Keep,
         };
-        let asked = t
-            .asked
-            .map_or(0, |asked| told_milli(&ring, epoch, now, asked));
+        let direct = t
+            .direct
+            .map_or(0, |direct| direct_milli(&ring, epoch, now, direct));
         match &mut change {
-            RingChange::Add { demand_milli, .. } => *demand_milli += asked,
-            RingChange::Reset(ring) => ring.demand_milli[Ring::slot(ring.epoch)] += asked,
+            RingChange::Add { demand_milli, .. } => *demand_milli += direct,
+            RingChange::Reset(ring) => ring.demand_milli[Ring::slot(ring.epoch)] += direct,
             // Where none holds anything, nobody is told: the ring is to die with the last of them.
-            keep if out.others > 0 && asked > 0 => {
+            keep if out.others > 0 && direct > 0 => {
                 *keep = RingChange::Add {
                     epoch,
                     held: 0,
                     held_before: 0,
-                    demand_milli: asked,
+                    demand_milli: direct,
                     demand_before_milli: 0,
                 };
             }
@@ -416,14 +460,14 @@ impl Books {
         }
     }
 
-    fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<Entry>) -> RingChange {
+    fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<RingEntry>) -> RingChange {
         let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
         let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
         let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
         // Demand that has fallen must not count for as long as a block lives.
         let stood = same.demand_before_milli + last.demand_milli;
         let stands = stood.min(h.demand_milli);
-        *entry = Some(Entry {
+        *entry = Some(RingEntry {
             lease_ttl_ms: ring.lease_ttl_ms,
             epoch,
             held: tokens(h.tokens),
@@ -447,19 +491,19 @@ impl Books {
         found_level: Ticks,
         level: Ticks,
         holding: Option<Holding>,
-    ) -> Share {
-        let slack = |lease_ttl| terms.refill(slack_max(lease_ttl));
+    ) -> Allowance {
+        let overdraft_allowance = |lease_ttl| terms.refill(overdraft_max(lease_ttl));
         let Some((ring, _)) = self.ring else {
-            return Share {
+            return Allowance {
                 guard: RingGuard::Absent,
-                brim: 0,
-                slack: holding.map_or(0, |h| slack(h.lease_ttl)),
+                full_tolerance: 0,
+                overdraft_allowance: holding.map_or(0, |h| overdraft_allowance(h.lease_ttl)),
                 overflow: 0,
                 level_rise_max: None,
             };
         };
         let lease_ttl = ring_ttl(&ring);
-        let spare = tokens(terms.tokens_in(guarded_ttl(lease_ttl))) - self.out.others;
+        let headroom = tokens(terms.tokens_in(guarded_ttl(lease_ttl))) - self.out.others;
         // By how much others may come to hold more beside the block that is taken, if one is.
         let block = holding.filter(|holding| holding.tokens > 0);
         let room = block.map_or(i64::MAX, |block| {
@@ -467,21 +511,21 @@ impl Books {
         });
         let overflow = overflow_of(terms, &ring, self.out.others, self.own, found_level, level);
         let level = level.min(terms.full());
-        if let Some(rest) = Rest::of(terms, &ring, self.out.others, level) {
-            return Share {
-                guard: self.guard(room.min(terms.to_tokens(rest.spare / 2))),
-                brim: 0,
-                slack: 0,
+        if let Some(rest) = Headroom::of(terms, &ring, self.out.others, level) {
+            return Allowance {
+                guard: self.guard(room.min(terms.to_tokens(rest.headroom / 2))),
+                full_tolerance: 0,
+                overdraft_allowance: 0,
                 overflow,
-                level_rise_max: Some(rest.spare / 2),
+                level_rise_max: Some(rest.headroom / 2),
             };
         }
-        let brim = if holding.is_some() { spare / 3 } else { 0 };
-        Share {
-            guard: self.guard(room.min(spare - brim)),
-            brim: Ticks::from(brim) * terms.token(),
-            slack: if holding.is_some() || self.out.others > 0 {
-                slack(lease_ttl)
+        let full_tolerance = if holding.is_some() { headroom / 3 } else { 0 };
+        Allowance {
+            guard: self.guard(room.min(headroom - full_tolerance)),
+            full_tolerance: Ticks::from(full_tolerance) * terms.token(),
+            overdraft_allowance: if holding.is_some() || self.out.others > 0 {
+                overdraft_allowance(lease_ttl)
             } else {
                 0
             },
@@ -511,20 +555,20 @@ impl Books {
 }
 
 /// Over which part of an epoch at least: a few requests at its end are no rate.
-const TOLD_OVER: u64 = 4;
+const DIRECT_OVER_MIN: u64 = 4;
 
-/// What is asked for in strict mode is demand beside that of processes that lease: the mean of an
+/// What is direct for in strict mode is demand beside that of processes that lease: the mean of an
 /// epoch, in thousandths of a token per second. Of who began in the middle of one it is the mean of
 /// the rest: the next epoch would else have gone by before it was known.
-fn told_milli(ring: &Ring, epoch: u64, now: WallTime, asked: Asked) -> i64 {
+fn direct_milli(ring: &Ring, epoch: u64, now: WallTime, direct: DirectDemand) -> i64 {
     let lease_ttl_ms = ring.lease_ttl_ms;
     let gone_ms = now.as_millis().saturating_sub(epoch * lease_ttl_ms);
-    let began_ms = gone_ms.saturating_sub(millis(asked.going_on));
+    let began_ms = gone_ms.saturating_sub(millis(direct.going_on));
     let rest_ms = lease_ttl_ms.saturating_sub(began_ms);
     let during_ms = rest_ms
-        .max(lease_ttl_ms / TOLD_OVER)
-        .max(millis(asked.during));
-    let demand_milli = u128::from(asked.tokens) * 1_000_000 / u128::from(during_ms);
+        .max(lease_ttl_ms / DIRECT_OVER_MIN)
+        .max(millis(direct.during));
+    let demand_milli = u128::from(direct.tokens) * 1_000_000 / u128::from(during_ms);
     i64::try_from(demand_milli).unwrap_or(i64::MAX)
 }
 

@@ -3,14 +3,13 @@
 //! Only what the table was debited may be credited to it. So no payment is forgotten when another is
 //! added, and what is given back goes to whoever paid it, the last payment first.
 
+use crate::sabotage::Sabotage;
+use crate::{Charges, Share};
 use smallvec::SmallVec;
-use zae_limiter_core::Charges;
-
-use crate::Share;
 
 /// Who pays.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Payer {
+pub enum Payer {
     /// The token block of this generation.
     Block(u32),
     /// The table itself.
@@ -23,21 +22,25 @@ pub(crate) enum Payer {
 
 /// Tokens that one payer has paid, by the order of the limits.
 #[derive(Clone, Debug)]
-pub(crate) struct Payment {
-    pub(crate) payer: Payer,
-    pub(crate) charges: Charges,
+pub struct Payment {
+    /// Who.
+    pub payer: Payer,
+    /// What.
+    pub charges: Charges,
 }
 
 /// All payments for what a lease has of one bucket, the oldest first. The first one is how it was
 /// admitted, and stays, even if all of it is given back.
 #[derive(Clone, Debug)]
-pub(crate) struct Payments {
+pub struct Payments {
     first: Payment,
     more: SmallVec<[Payment; 1]>,
 }
 
 impl Payments {
-    pub(crate) fn new(payer: Payer, charges: Charges) -> Self {
+    /// An acquire was paid like this.
+    #[must_use]
+    pub fn new(payer: Payer, charges: Charges) -> Self {
         Self {
             first: Payment { payer, charges },
             more: SmallVec::new(),
@@ -45,24 +48,28 @@ impl Payments {
     }
 
     /// How it was admitted.
-    pub(crate) fn first(&self) -> Payer {
+    #[must_use]
+    pub fn first(&self) -> Payer {
         self.first.payer
     }
 
     /// Who has paid last.
-    pub(crate) fn last(&self) -> Payer {
+    #[must_use]
+    pub fn last(&self) -> Payer {
         self.more.last().unwrap_or(&self.first).payer
     }
 
     /// Tokens of one limit.
-    pub(crate) fn tokens(&self, slot: u32) -> u64 {
+    #[must_use]
+    pub fn tokens(&self, slot: u32) -> u64 {
         self.iter()
             .map(|payment| payment.charges.tokens(slot))
             .sum()
     }
 
     /// Tokens of all limits.
-    pub(crate) fn charges(&self) -> Charges {
+    #[must_use]
+    pub fn charges(&self) -> Charges {
         let mut all = self.first.charges.clone();
         for payment in &self.more {
             for (slot, tokens) in payment.charges.iter() {
@@ -72,12 +79,16 @@ impl Payments {
         all
     }
 
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Payment> {
+    /// All payments, the oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Payment> {
         std::iter::once(&self.first).chain(&self.more)
     }
 
     /// Somebody has paid for more of one limit.
-    pub(crate) fn add(&mut self, payer: Payer, slot: u32, tokens: u64) {
+    pub fn add(&mut self, payer: Payer, slot: u32, tokens: u64) {
+        if Sabotage::PayerOverwritten.is_planted() {
+            self.first.payer = payer;
+        }
         let last = self.more.last_mut().unwrap_or(&mut self.first);
         if last.payer == payer {
             last.charges = last.charges.with(slot, last.charges.tokens(slot) + tokens);
@@ -111,7 +122,8 @@ impl Payments {
     }
 
     /// Takes out up to `tokens` of one limit, the last payment first: what each payer is to have back.
-    pub(crate) fn take_back(&mut self, slot: u32, tokens: u64) -> SmallVec<[Payment; 1]> {
+    #[must_use]
+    pub fn take_back(&mut self, slot: u32, tokens: u64) -> SmallVec<[Payment; 1]> {
         let mut left = tokens;
         let mut back = SmallVec::new();
         let payments = self.more.iter_mut().rev().chain([&mut self.first]);

@@ -23,7 +23,7 @@
 //!
 //! A guard knows the time at which it was planned, and the write arrives later: until then more
 //! flows in; and what a debit draws on may be refill that is to come, if others were faster. So the
-//! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for slack. An
+//! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for overdraft_allowance. An
 //! answer that took longer is compared with the bound once more ([`excess`]).
 //!
 //! A block that expired so long ago that the ring has dropped it is returned less what has flowed
@@ -31,18 +31,18 @@
 
 use std::time::Duration;
 
-use crate::asked::Asked;
-use crate::holdings::Books;
-pub use crate::holdings::{
-    Entry, Holding, Returned, block_max, drawable, excess, flight_max, flows_in, others_hold,
-    overflow, overflows_for,
+use super::arithmetic::{Terms, Ticks};
+use super::guards::{Allowance, WriteGuards};
+pub use super::guards::{
+    DirectDemand, Holding, Returned, RingEntry, block_max, drawable, excess, fleet_demand_milli,
+    flight_max, flows_in, others_hold, overflow, overflows_for,
 };
-use crate::item::{
+use super::item::{
     BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,
 };
 use crate::sabotage::Sabotage;
-use crate::{Limit, Terms, Ticks, WallTime};
+use crate::{Limit, WallTime};
 
 /// What is known of a bucket's item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct Transfer<'a> {
     /// Tokens that others have probably taken since the bucket was seen. A guess: it decides
     /// which write is tried first, never what a write may do.
     pub others_took: u64,
-    /// When the caller asked, if that was before now: a debit may count as made at any time
+    /// When the caller direct, if that was before now: a debit may count as made at any time
     /// since. A bucket that was found not to be full then is not full then, however long the
     /// answer took; as of now it might be full again, and the guess wrong once more.
     pub asked_at: Option<WallTime>,
@@ -99,7 +99,7 @@ pub struct Transfer<'a> {
     /// in force. A bucket in debt would else be refilled by old terms until it is out of debt.
     pub in_demand: bool,
     /// Of what is taken, what is not spent before it has flowed in.
-    pub scheduled: u64,
+    pub trickle: u64,
     /// Of what is taken, what the process had in hand before.
     pub in_hand: u64,
     /// Tokens that were spent of what was held in a block.
@@ -110,8 +110,8 @@ pub struct Transfer<'a> {
     pub consumed: i64,
     /// What the process holds, in leased mode.
     pub holding: Option<Holding>,
-    /// What was asked of the table in strict mode, to be told to processes that lease.
-    pub asked: Option<Asked>,
+    /// What direct acquires have asked for, to be told to processes that lease.
+    pub direct: Option<DirectDemand>,
 }
 
 impl<'a> Transfer<'a> {
@@ -124,19 +124,19 @@ impl<'a> Transfer<'a> {
         self.take > 0 || self.owe > 0
     }
 
-    /// The lowest level at which the debit may be made. Only what is scheduled may be refill that is
-    /// to come; what is spent at once has to be there, but for some `slack`. What is given back and
+    /// The lowest level at which the debit may be made. Only what is trickle may be refill that is
+    /// to come; what is spent at once has to be there, but for some `overdraft_allowance`. What is given back and
     /// taken again at once is no draw: the sum of the level and of what is held stays as it was.
-    fn level_min(&self, terms: &Terms, slack: Ticks) -> Ticks {
+    fn level_min(&self, terms: &Terms, overdraft_allowance: Ticks) -> Ticks {
         let token = terms.token();
         let due = self.owe + self.leave;
-        let ahead = terms.refill(self.ahead).max(slack);
+        let ahead = terms.refill(self.ahead).max(overdraft_allowance);
         let min = Ticks::from(self.take + due) * token - ahead;
-        let stock = self.take.saturating_sub(self.scheduled);
+        let stock = self.take.saturating_sub(self.trickle);
         if stock <= self.in_hand {
             return min;
         }
-        min.max(Ticks::from(stock + due) * token - slack)
+        min.max(Ticks::from(stock + due) * token - overdraft_allowance)
     }
 
     /// A transfer of nothing, to be filled in.
@@ -152,13 +152,13 @@ impl<'a> Transfer<'a> {
             others_took: 0,
             asked_at: None,
             in_demand: false,
-            scheduled: 0,
+            trickle: 0,
             in_hand: 0,
             spent: 0,
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
-            asked: None,
+            direct: None,
         }
     }
 }
@@ -171,7 +171,7 @@ pub struct Plan {
     /// Whether it only brings the stored terms up to date, so that the transfers need another.
     pub only_converts: bool,
     /// What is entered into the ring, in the order of the transfers.
-    pub entries: Vec<Option<Entry>>,
+    pub entries: Vec<Option<RingEntry>>,
     /// The tokens that it moves, in the order of the transfers; none where it does nothing to
     /// the limit, or only converts.
     pub moved: Vec<Option<Moved>>,
@@ -200,7 +200,7 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
     let only_converts = !conversions.is_empty();
     // Processes that share a full bucket come to think at the same time that somebody should cut
     // it to its burst. What each saw last is unlike, and so is the moment at which it tries.
-    let nudge = Ticks::from(
+    let jitter = Ticks::from(
         seen.map_or(0, |item| item.sequence)
             .wrapping_mul(0x9e37_79b9)
             % 128,
@@ -216,7 +216,7 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
                 let action = match found(t) {
                     None if never_seen && !t.is_debit() => credit_unseen(t),
                     None => create(now, t, entry)?,
-                    Some(limit) => update(limit, now, t, nudge, entry),
+                    Some(limit) => update(limit, now, t, jitter, entry),
                 };
                 *moved = Some(Moved {
                     debit: t.take + t.owe,
@@ -251,12 +251,12 @@ pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool 
     let found_level = level(seen, now, t.limit);
     let level = found_level + Ticks::from(t.give) * terms.token();
     let found = seen.and_then(|item| item.limit(t.limit.name()));
-    let (slack, overflow) = found.map_or((0, 0), |found| {
-        let books = Books::of(found, now, t, &mut None);
-        let share = books.share(terms, found_level, level, t.holding);
-        (share.slack, share.overflow)
+    let (overdraft_allowance, overflow) = found.map_or((0, 0), |found| {
+        let guards = WriteGuards::of(found, now, t, &mut None);
+        let share = guards.share(terms, found_level, level, t.holding);
+        (share.overdraft_allowance, share.overflow)
     });
-    level.min(terms.full()) - overflow >= t.level_min(terms, slack)
+    level.min(terms.full()) - overflow >= t.level_min(terms, overdraft_allowance)
 }
 
 /// The level of a limit in a bucket as seen; a bucket that is not there is full.
@@ -293,6 +293,11 @@ fn keep(write: &mut BucketWrite, seen: Option<&BucketItem>, now: WallTime) {
     }
     let found = |name: &str| seen.and_then(|item| item.limit(name));
     let written = write.limits.iter().map(|w| w.full_at(found(&w.name)));
+    if Sabotage::KeptForOneWrite.is_planted() {
+        let kept = written.max().unwrap_or(0).max(now.as_secs()) + KEPT_FOR.as_secs();
+        write.kept = Kept::Until(kept);
+        return;
+    }
     let stored = seen.map_or(&[][..], |item| &item.limits[..]).iter();
     let stored = stored.map(|(_, limit)| limit.terms.full_by(limit.z));
     let full_by = written.chain(stored).max().unwrap_or(0).max(now.as_secs());
@@ -342,7 +347,7 @@ fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<Limi
     })
 }
 
-fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<Entry>) -> Option<LimitAction> {
+fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<RingEntry>) -> Option<LimitAction> {
     if !t.is_debit() && !Sabotage::Resurrected.is_planted() {
         return None; // a credit never brings back what was deleted
     }
@@ -378,74 +383,90 @@ fn update(
     found: &LimitItem,
     now: WallTime,
     t: &Transfer<'_>,
-    nudge: Ticks,
-    entry: &mut Option<Entry>,
+    jitter: Ticks,
+    entry: &mut Option<RingEntry>,
 ) -> LimitAction {
     let terms = found.terms;
-    let token = terms.token();
-    let full_at = terms.full_at(t.asked_at.unwrap_or(now));
-    let empty_at = terms.empty_at(now);
-    let give = Ticks::from(t.give) * token - t.returned.replaced(t.limit.terms(), found, now);
-    let debit = Ticks::from(t.take + t.owe) * token;
-
-    let books = Books::of(found, now, t, entry);
-    let unclamped = empty_at - found.z + give;
-    let level = unclamped.min(terms.full());
-    let share = books.share(&terms, terms.level(found.z, now), unclamped, t.holding);
-    // What the bucket holds beyond full must not hide what overflows for the others' sake.
-    let above_full = if share.overflow > 0 {
-        (unclamped - level).max(0)
-    } else {
-        0
-    };
-    let expected_z = found.z + Ticks::from(t.others_took) * token;
-    let over_full = expected_z - give < full_at - share.brim * (128 + nudge) / 256;
-
-    // Where the level is watched beside what others hold, z must not lie much lower than seen.
-    let watched = share.level_rise_max.map(|rise| found.z - rise);
-    // A write that draws on nothing cannot make more overflow than there is.
-    let overflow = if debit == 0 {
-        share.overflow.min(level.max(0))
-    } else {
-        share.overflow
-    };
-    // What another has let overflow since then is not to overflow once more.
-    let fallen = (overflow > 0).then(|| found.z + overflow / 2);
-    let added = debit + overflow + above_full - give;
-    let latest = (t.take > 0).then(|| empty_at - t.level_min(&terms, share.slack) - share.overflow);
-    let rewound = Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full();
-    let (z_min, z_max, z) = if rewound {
-        (None, None, ZChange::Set(full_at + debit))
-    } else if debit == 0 {
-        (watched, fallen, ZChange::Add(added))
-    } else if over_full && latest.is_none_or(|latest| full_at <= latest) {
-        let z = ZChange::Set(full_at + debit + share.overflow);
-        (None, Some(full_at + give - 1), z)
-    } else {
-        let brim = full_at + give - share.brim;
-        let z_min = watched.map_or(brim, |z| z.max(brim));
-        let z_max = latest.map(|latest| latest + give - above_full);
-        let z_max = z_max.into_iter().chain(fallen).min();
-        (Some(z_min), z_max, ZChange::Add(added))
-    };
-    let z = match z {
-        ZChange::Add(ticks) if Sabotage::RefillTwice.is_planted() => {
-            ZChange::Add(ticks - terms.refill(t.ahead / 8))
-        }
-        z => z,
-    };
+    let displaced = t.returned.displaced_by_refill(t.limit.terms(), found, now);
+    let give = Ticks::from(t.give) * terms.token() - displaced;
+    let guards = WriteGuards::of(found, now, t, entry);
+    let unclamped = terms.empty_at(now) - found.z + give;
+    let allowed = guards.share(&terms, terms.level(found.z, now), unclamped, t.holding);
+    let (z_min, z_max, z) = move_z(found, now, t, jitter, &allowed, give);
     LimitAction::Update {
         guard: LimitGuard {
             terms,
             z_min,
             z_max,
-            ring: share.guard,
+            ring: allowed.guard,
         },
         change: LimitChange {
             z,
             terms: None,
             consumed: t.consumed,
-            ring: books.change,
+            ring: guards.change,
         },
+    }
+}
+
+/// How `z` moves, and between which bounds it has to be found. `give` is what comes back, in ticks.
+fn move_z(
+    found: &LimitItem,
+    now: WallTime,
+    t: &Transfer<'_>,
+    jitter: Ticks,
+    allowed: &Allowance,
+    give: Ticks,
+) -> (Option<Ticks>, Option<Ticks>, ZChange) {
+    let terms = found.terms;
+    let token = terms.token();
+    let full_at = terms.full_at(t.asked_at.unwrap_or(now));
+    let empty_at = terms.empty_at(now);
+    let debit = Ticks::from(t.take + t.owe) * token;
+    let unclamped = empty_at - found.z + give;
+    let level = unclamped.min(terms.full());
+    // What the bucket holds beyond full must not hide what overflows for the others' sake.
+    let hidden = (unclamped - level).max(0);
+    let above_full = if allowed.overflow > 0 { hidden } else { 0 };
+    // Where the level is watched beside what others hold, z must not lie much lower than seen.
+    let watched = allowed.level_rise_max.map(|rise| found.z - rise);
+    if debit == 0 {
+        // A write that draws on nothing cannot make more overflow than there is.
+        let overflow = allowed.overflow.min(level.max(0));
+        let added = refill_twice(overflow + above_full - give, t);
+        return (watched, fallen(found, overflow), ZChange::Add(added));
+    }
+    if Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full() {
+        return (None, None, ZChange::Set(full_at + debit));
+    }
+    let overdraft = allowed.overdraft_allowance;
+    let latest = (t.take > 0).then(|| empty_at - t.level_min(&terms, overdraft) - allowed.overflow);
+    let expected_z = found.z + Ticks::from(t.others_took) * token;
+    let over_full = expected_z - give < full_at - allowed.full_tolerance * (128 + jitter) / 256;
+    if over_full && latest.is_none_or(|latest| full_at <= latest) {
+        let z = ZChange::Set(full_at + debit + allowed.overflow);
+        return (None, Some(full_at + give - 1), z);
+    }
+    let full = full_at + give - allowed.full_tolerance;
+    let z_min = watched.map_or(full, |z| z.max(full));
+    let z_max = latest.map(|latest| latest + give - above_full);
+    let z_max = z_max
+        .into_iter()
+        .chain(fallen(found, allowed.overflow))
+        .min();
+    let added = refill_twice(debit + allowed.overflow + above_full - give, t);
+    (Some(z_min), z_max, ZChange::Add(added))
+}
+
+/// What another has let overflow since the bucket was seen is not to overflow once more.
+fn fallen(found: &LimitItem, overflow: Ticks) -> Option<Ticks> {
+    (overflow > 0).then(|| found.z + overflow / 2)
+}
+
+fn refill_twice(added: Ticks, t: &Transfer<'_>) -> Ticks {
+    if Sabotage::RefillTwice.is_planted() {
+        added - t.limit.terms().refill(t.ahead / 8)
+    } else {
+        added
     }
 }

@@ -1,0 +1,487 @@
+//! What a bucket needs while it is in use: what is held of it, what decides how much that is, and what is to
+//! be reported. Each part has an owner of its own; here they meet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Shortage;
+use super::demand_meter::DemandMeter;
+use crate::kernel::item::BucketItem;
+use crate::kernel::plan::{self, Seen};
+use crate::kernel::{Applied, Ask, DirectDemand, Kernel, Now, Report};
+use crate::knowledge::Knowledge;
+use crate::local::LocalShares;
+use crate::pending_usage::PendingUsage;
+use crate::policy::{Asks, Decision, DemandReports, DirectDemands, Pace, Policy, View};
+use crate::renewal::{Outcome, Pauses, Reason, RenewalSettings, Step, Why};
+use crate::request::Charges;
+use crate::{Limit, MonotonicTime, Tick, WallTime};
+
+/// How often a write of a closing process may fail before it gives up.
+const CLOSING_FAILURES_MAX: u32 = 3;
+
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(super) limits: Arc<[Limit]>,
+    pub(super) kernel: Kernel,
+    /// None until the reconciler has looked.
+    pub(super) policy: Option<Box<dyn Policy>>,
+    pub(super) usage: PendingUsage,
+    pub(super) meter: DemandMeter,
+    pub(super) direct: DirectDemands,
+    pub(super) local: LocalShares,
+    pub(super) pauses: Pauses,
+    /// What the write under way reports of direct demand.
+    reporting: DemandReports,
+    /// When the block stops being spendable, by the clock of hits.
+    pub(super) expires_tick: Tick,
+}
+
+impl Active {
+    pub(super) fn new(limits: Arc<[Limit]>, generation: u32) -> Self {
+        Self {
+            kernel: Kernel::new(limits.len(), generation),
+            policy: None,
+            usage: PendingUsage::new(limits.len()),
+            meter: DemandMeter::new(limits.len()),
+            direct: DirectDemands::new(limits.len()),
+            local: LocalShares::default(),
+            pauses: Pauses::default(),
+            reporting: DemandReports::new(),
+            expires_tick: Tick::default(),
+            limits,
+        }
+    }
+
+    pub(super) fn add_limit(&mut self) {
+        self.kernel.add_limit();
+        self.usage.add_limit();
+        self.meter.add_limit();
+        self.direct.add_limit();
+    }
+
+    /// Forgets a limit, unless something of it is held, owed, asked for or to be reported.
+    pub(super) fn remove_limit(&mut self, at: usize) -> bool {
+        let unused = self.kernel.is_unused(at)
+            && self.usage.is_unused(at)
+            && self.meter.is_unused(at)
+            && self.direct.is_unused(at)
+            && !self.is_demanded(at);
+        if unused {
+            self.kernel.remove_limit(at);
+            self.usage.remove_limit(at);
+            self.meter.remove_limit(at);
+            self.direct.remove_limit(at);
+            self.local.remove_limit(at);
+            if let Some(policy) = &mut self.policy {
+                policy.remove_limit(at);
+            }
+        }
+        unused
+    }
+
+    /// Whether tokens of a limit are asked for, of late.
+    fn is_demanded(&self, at: usize) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.is_demanded(at))
+    }
+
+    /// A limit has other terms now: what is held under the old ones is given back.
+    pub(super) fn change_terms(&mut self, at: usize) {
+        self.kernel.revoke(at);
+        if let Some(policy) = &mut self.policy {
+            policy.terms_changed(at);
+        }
+    }
+
+    /// Whether `charges` are in hand.
+    pub(super) fn covers(&mut self, now: MonotonicTime, charges: &Charges) -> bool {
+        let covers = |kernel: &Kernel| {
+            let mut charges = charges.iter();
+            charges.all(|(at, tokens)| tokens == 0 || kernel.in_hand(now, at as usize) >= tokens)
+        };
+        covers(&self.kernel) || self.kernel.release(now) && covers(&self.kernel)
+    }
+
+    /// Pays what was found to be in hand; whether the block runs low.
+    pub(super) fn pay(&mut self, charges: &Charges) -> bool {
+        let mut low = false;
+        for (at, tokens) in charges.iter() {
+            let at = at as usize;
+            self.kernel.pay(at, tokens);
+            self.paid(at, tokens);
+            low |= self.kernel.stock(at) < self.low_water(at);
+        }
+        low
+    }
+
+    /// Tokens were spent of the block.
+    pub(super) fn paid(&mut self, at: usize, tokens: u64) {
+        self.usage.consume(at, tokens);
+        self.meter.paid(at, tokens);
+    }
+
+    pub(super) fn low_water(&self, at: usize) -> u64 {
+        self.policy
+            .as_ref()
+            .map_or(0, |policy| policy.low_water(at))
+    }
+
+    /// Charges tokens whatever the block holds; whether some of them are owed.
+    pub(super) fn charge(&mut self, now: MonotonicTime, at: usize, tokens: u64) -> bool {
+        self.usage.consume(at, tokens);
+        self.meter.charged_late(at, tokens);
+        self.kernel.charge(now, at, tokens) > 0
+    }
+
+    /// Gives tokens of an earlier charge back.
+    pub(super) fn give_back(
+        &mut self,
+        now: MonotonicTime,
+        at: usize,
+        generation: Option<u32>,
+        tokens: u64,
+    ) {
+        self.usage.give_back(at, tokens);
+        let to_block = self.kernel.give_back(now, at, generation, tokens);
+        self.meter.given_back(at, to_block);
+        self.forget_denial(at);
+    }
+
+    fn forget_denial(&mut self, at: usize) {
+        if let Some(policy) = &mut self.policy {
+            policy.forget_denial(at);
+        }
+    }
+
+    /// Why `charges`, with what is `needed` for them to be paid, are not in hand.
+    pub(super) fn shortage(
+        &mut self,
+        now: MonotonicTime,
+        charges: &Charges,
+        needed: &Charges,
+    ) -> Shortage {
+        let denied = needed.iter().any(|(at, tokens)| {
+            // An expired block that would do is given back and may be had again.
+            self.denies(at as usize, now, tokens) && self.kernel.stock(at as usize) < tokens
+        });
+        if denied {
+            for (at, tokens) in charges.iter() {
+                self.meter.refused(at as usize, tokens);
+            }
+            Shortage::Refused
+        } else if self.pauses.is_unavailable(now) {
+            Shortage::Unavailable
+        } else {
+            Shortage::Miss
+        }
+    }
+
+    /// Whether so many tokens of a limit would be refused, if they are not in hand.
+    pub(super) fn denies(&self, at: usize, now: MonotonicTime, tokens: u64) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.denies(at, now, tokens))
+    }
+
+    /// Until when.
+    pub(super) fn denied_until(&self, at: usize) -> MonotonicTime {
+        let policy = self.policy.as_ref();
+        policy.map_or(MonotonicTime::ZERO, |policy| policy.denied_until(at))
+    }
+
+    /// Since when direct acquires have asked for what the table does not know, to which it matters: others
+    /// lease.
+    pub(super) fn unreported_demand_since(&self, now: WallTime) -> Option<MonotonicTime> {
+        let limits = self.limits.iter().enumerate();
+        limits
+            .filter_map(|(at, limit)| {
+                let since = self.direct.unreported_since(at)?;
+                self.kernel
+                    .others_hold(at, limit.name(), now)
+                    .then_some(since)
+            })
+            .min()
+    }
+
+    /// Whether there is demand to report that the reconciler does not know of.
+    pub(super) fn is_reconciler_to_report(&self, now: WallTime) -> bool {
+        !self.direct.reconciler_knows && self.unreported_demand_since(now).is_some()
+    }
+
+    /// How long blocks live of those that lease, as far as is known.
+    fn lease_ttl(&self, at: usize) -> Option<Duration> {
+        let ring = self
+            .kernel
+            .seen()
+            .item()?
+            .limit(self.limits[at].name())?
+            .ring?;
+        Some(Duration::from_millis(ring.lease_ttl_ms))
+    }
+
+    /// A direct acquire asks for tokens.
+    pub(super) fn record_demand(&mut self, at: usize, now: MonotonicTime, tokens: u64) {
+        let lease_ttl = self.lease_ttl(at).unwrap_or_default();
+        self.direct.record(at, now, tokens, lease_ttl);
+    }
+
+    /// What the next write of an acquire is to report, which charges so many tokens.
+    pub(super) fn report_demand(
+        &mut self,
+        at: usize,
+        now: MonotonicTime,
+        charged: u64,
+    ) -> Option<DirectDemand> {
+        let demand = self.policy.as_ref().map_or(0.0, |policy| policy.demand(at));
+        let lease_ttl = self.lease_ttl(at);
+        let limit = &self.limits[at];
+        self.direct
+            .report(at, now, limit, demand, charged, lease_ttl)
+    }
+
+    /// What is left to do, and when.
+    pub(super) fn check(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        self.usage.turn_hour(now);
+        self.look(now, settings, why)
+    }
+
+    fn look(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        let pace = settings.pace(self.pauses.is_throttled());
+        self.kernel.release(now.monotonic);
+        let samples = self.meter.take_samples();
+        let policy = self.policy.get_or_insert_with(settings.policy);
+        policy.observe(now, &pace, &samples);
+        let unreported = self
+            .unreported_demand_since(now.wall)
+            .filter(|_| why == Why::Due);
+        self.direct.reconciler_knows = unreported.is_some();
+        if self.kernel.is_writing() {
+            return Step::Wait(now.monotonic.after(pace.renewal));
+        }
+        if why == Why::Suspended {
+            return Step::Wait(MonotonicTime::NEVER);
+        }
+        let pause = self.pauses.until();
+        if now.monotonic < pause && why == Why::Due {
+            return Step::Wait(pause);
+        }
+        if why == Why::Closing {
+            let settled = self.kernel.is_settled() && self.usage.is_reported();
+            let done = settled && self.kernel.unspent() == 0;
+            return if done || self.pauses.failures > CLOSING_FAILURES_MAX {
+                Step::Idle // a block expires by itself
+            } else {
+                self.plan(now, settings, why)
+            };
+        }
+        let report_at = unreported.map(|since| since.after(pace.renewal));
+        if report_at.is_some_and(|at| at <= now.monotonic) && self.direct.is_unreported() {
+            return self.plan(now, settings, why);
+        }
+        let view = self.view(now, pace, true);
+        let decision = self.policy.as_mut().map(|policy| policy.decide(&view));
+        // What is to be reported may be on its way with an acquire's write.
+        let report_at = report_at.map(|at| at.max(now.monotonic.after(pace.renewal / 4)));
+        match decision {
+            Some(Decision::Renew) => self.plan(now, settings, why),
+            Some(Decision::Wait(until)) => Step::Wait(report_at.map_or(until, |at| at.min(until))),
+            // What is held or owed is not forgotten, whatever the policy thinks.
+            Some(Decision::Rest) if !view.is_at_rest() => self.plan(now, settings, why),
+            Some(Decision::Rest) | None => report_at.map_or(Step::Idle, Step::Wait),
+        }
+    }
+
+    /// What there is to decide on, where this process `returns` what it holds.
+    fn view(&self, now: Now, pace: Pace, returns: bool) -> View {
+        let limits = self.limits.iter().enumerate();
+        View {
+            now,
+            pace,
+            offers: limits
+                .map(|(at, limit)| self.kernel.offer(now, at, limit, pace.lease_ttl, returns))
+                .collect(),
+            limits: self.limits.clone(),
+            wants: self.meter.wants(),
+            unspent: self.kernel.unspent(),
+            settled: self.kernel.is_settled(),
+            unreported: !self.usage.is_reported(),
+        }
+    }
+
+    /// The write that renews the block, or gives everything back.
+    fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+        let pace = settings.pace(self.pauses.is_throttled());
+        self.kernel.release(now.monotonic);
+        let view = self.view(now, pace, true);
+        let policy = self.policy.get_or_insert_with(settings.policy);
+        let mut asks = if why == Why::Due {
+            policy.ask(&view)
+        } else {
+            Asks::new()
+        };
+        asks.resize(view.limits.len(), Ask::default());
+        let (consumed, consumed_at_ms) = self.usage.report();
+        let mut reports: SmallVec<[Report; 2]> = SmallVec::new();
+        for (at, (limit, consumed)) in view.limits.iter().zip(consumed).enumerate() {
+            let (now, demand) = (now.monotonic, policy.demand(at));
+            let direct = self.direct.report_by_reconciler(at, now, limit, demand);
+            reports.push(Report { consumed, direct });
+        }
+        let lease_ttl = settings.lease_ttl;
+        let planned = self
+            .kernel
+            .plan(now, lease_ttl, &view.limits, &asks, &reports);
+        self.reporting = reports.iter().map(|report| report.direct).collect();
+        let Some(mut plan) = planned else {
+            self.reported(false);
+            return Step::Idle; // credits for a bucket that is gone: there is nothing to credit them to
+        };
+        if plan.only_converts {
+            self.reported(false);
+        } else if let Some(consumed_at_ms) = consumed_at_ms {
+            plan.write.consumed_at_ms = consumed_at_ms;
+        }
+        for at in 0..view.limits.len() {
+            if self.kernel.gives_back(at) {
+                // The table will have more than when it said no.
+                self.forget_denial(at);
+            }
+        }
+        Step::Write(plan)
+    }
+
+    /// What the write under way was to report has reached the table, or may have; or it has not.
+    fn reported(&mut self, told: bool) {
+        self.usage.reported(told);
+        for (at, report) in std::mem::take(&mut self.reporting).iter().enumerate() {
+            if let Some(report) = report.filter(|_| !told) {
+                self.direct.take_back(at, &report);
+            }
+        }
+    }
+
+    /// Takes in how the write under way ended; what is to happen next.
+    pub(super) fn complete(
+        &mut self,
+        now: Now,
+        settings: &RenewalSettings,
+        why: Why,
+        outcome: Outcome,
+    ) -> Step {
+        self.usage.turn_hour(now);
+        let again = self.kernel.is_writing() && self.take_in(now, settings, outcome);
+        let step = if again && why != Why::Suspended {
+            Some(self.plan(now, settings, why))
+        } else {
+            None
+        };
+        self.meter.wake();
+        step.unwrap_or_else(|| self.look(now, settings, why))
+    }
+
+    /// Takes in how the write under way ended; whether it is to be planned anew at once.
+    fn take_in(&mut self, now: Now, settings: &RenewalSettings, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Applied(item) => self.applied(now, settings, item),
+            Outcome::Refused(found) => {
+                self.not_applied();
+                let renewal = settings.pace(false).renewal;
+                self.kernel.forget_silence(now.monotonic, renewal);
+                self.kernel.saw(now.monotonic, found, 0);
+                self.pauses.refused(now.monotonic, settings)
+            }
+            Outcome::Throttled => {
+                self.not_applied();
+                self.pauses.throttled(now.monotonic, settings);
+                false
+            }
+            Outcome::Failed(reason) => {
+                self.not_applied();
+                self.failed(now, settings, reason);
+                false
+            }
+            Outcome::Unknown(reason) => {
+                self.kernel.may_have_been_applied();
+                self.reported(true);
+                self.failed(now, settings, reason);
+                false
+            }
+        }
+    }
+
+    fn applied(&mut self, now: Now, settings: &RenewalSettings, item: BucketItem) -> bool {
+        let (limits, lease_ttl) = (self.limits.clone(), settings.lease_ttl);
+        self.kernel.forget_silence(now.monotonic, settings.renewal);
+        match self.kernel.applied(now, lease_ttl, &limits, item) {
+            None => false,
+            Some(Applied::Converted) => {
+                self.pauses.applied(false);
+                true
+            }
+            Some(Applied::Settled(settled)) => {
+                self.reported(true);
+                self.pauses.applied(true);
+                let pace = settings.pace(self.pauses.is_throttled());
+                let view = self.view(now, pace, false);
+                if let Some(policy) = &mut self.policy {
+                    policy.settled(&view, &settled);
+                }
+                self.kernel.release(now.monotonic);
+                false
+            }
+        }
+    }
+
+    fn not_applied(&mut self) {
+        self.kernel.not_applied();
+        self.reported(false);
+    }
+
+    fn failed(&mut self, now: Now, settings: &RenewalSettings, reason: Reason) {
+        self.pauses.failed(now.monotonic, settings, reason);
+        self.meter.give_up();
+    }
+
+    /// The bucket is going to be looked at then.
+    pub(super) fn next_check(&mut self, at: MonotonicTime) {
+        if let Some(policy) = &mut self.policy {
+            policy.next_check(at);
+        }
+    }
+
+    /// What callers know of one limit without asking the table: see [`Knowledge`].
+    pub(super) fn knowledge(&self, now: Now, at: usize, requested: u64, ahead: u64) -> Knowledge {
+        let limit = &self.limits[at];
+        let terms = limit.terms();
+        let held = self.kernel.in_hand(now.monotonic, at);
+        let needed = if requested == 0 { 0 } else { requested + ahead };
+        let (trickle, debt) = (self.kernel.trickle(at), self.kernel.debt(at));
+        let pending = trickle.pending();
+        let level = plan::level(self.kernel.seen().item(), now.wall, limit);
+        let estimate = (terms.to_tokens(level) + signed(held + pending) - signed(debt))
+            .min(signed(limit.burst_tokens()))
+            - signed(ahead);
+        let released = trickle.time_until(now.monotonic, needed.saturating_sub(held));
+        let refilled = terms.time_until(level, needed.saturating_sub(held + pending) + debt);
+        let retry_after = if held >= needed && debt == 0 {
+            Duration::ZERO
+        } else {
+            let denied = self.denied_until(at).since(now.monotonic);
+            released.unwrap_or(refilled.max(denied))
+        };
+        let seen = *self.kernel.seen() != Seen::Never;
+        Knowledge {
+            in_hand: held.saturating_sub(ahead),
+            estimate,
+            age: seen.then(|| now.monotonic.since(self.kernel.seen_at())),
+            denied: self.denies(at, now.monotonic, needed),
+            retry_after,
+        }
+    }
+}
+
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}

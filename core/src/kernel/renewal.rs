@@ -1,0 +1,513 @@
+//! The write that renews a block: it gives back what is unspent, takes the next block, and settles debts and
+//! credits, as one net change. What may be asked for ([`Offer`]), what is ([`Ask`]), and what came of it
+//! ([`Settled`]).
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::arithmetic::Ticks;
+use super::item::{BucketItem, LimitItem};
+use super::plan::{self, DirectDemand, Holding, Plan, Returned, RingEntry, Transfer};
+use super::{Kernel, Now, Trickle};
+use crate::sabotage::Sabotage;
+use crate::{Limit, MonotonicTime, Terms, WallTime};
+
+/// What a policy asks for of one limit. Nothing of it is trusted: it is clamped to what may be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Tokens to be spent at once.
+    pub stock: u64,
+    /// Tokens of the coming refill, to be spent as they flow in.
+    pub trickle: u64,
+    /// Over which time they are released.
+    pub over: Duration,
+    /// How far the block may run ahead of the refill.
+    pub ahead: Duration,
+    /// The demand to report, in thousandths of a token per second.
+    pub demand_milli: i64,
+    /// Whether it is reported even if nothing is held.
+    pub reports: bool,
+    /// Whether callers want tokens of this limit: then its terms are in force.
+    pub in_demand: bool,
+    /// Tokens that others have probably taken since the bucket was seen. A guess: it decides which write
+    /// is tried first, never what a write may do.
+    pub others_took: u64,
+}
+
+/// What may be asked for of one limit, and what is known of the fleet.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The numbers of the limit.
+    pub terms: Terms,
+    /// Tokens that are spendable here and now.
+    pub in_hand: u64,
+    /// All tokens that are held and not spent.
+    pub unspent: u64,
+    /// The most that this process may hold.
+    pub block_max: u64,
+    /// The demand that the fleet has reported, in thousandths of a token per second.
+    pub fleet_demand_milli: i64,
+    /// The demand that this process has reported.
+    pub reported_milli: i64,
+    /// Whether the bucket was ever seen, and when.
+    pub seen: bool,
+    /// When.
+    pub seen_at: MonotonicTime,
+    /// When it was last found that somebody else writes to the bucket.
+    pub last_foreign_write_at: MonotonicTime,
+    /// The level at which the bucket was seen.
+    pub level_seen: Ticks,
+    /// Where the level would stand now if this process gave everything back and nobody else had written.
+    level_unclamped: Ticks,
+    debt: Ticks,
+    found: Option<(LimitItem, WallTime, Option<RingEntry>, u64)>,
+}
+
+impl Offer {
+    /// What the bucket holds once this process has given back what it holds, less what it owes, and less
+    /// what others have taken since it was seen; negative: reserved ahead. In [`Ticks`] of the limit.
+    #[must_use]
+    pub fn level(&self, others_took: Ticks) -> Ticks {
+        let level = self.level_unclamped - others_took;
+        let overflow = self.found.map_or(0, |(found, now, entry, before)| {
+            plan::overflow(&found, now, entry, before, level)
+        });
+        level.min(self.terms.full()) - overflow - self.debt
+    }
+}
+
+/// What a write tells the table beside what it moves, for one limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    /// Net consumption, in tokens.
+    pub(crate) consumed: i64,
+    /// Demand of direct acquires.
+    pub(crate) direct: Option<DirectDemand>,
+}
+
+/// What a look at the item has shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting {
+    /// It has been made again since it was last seen.
+    pub(crate) remade: bool,
+}
+
+/// A write that was applied, and what the process holds by it.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// When it was planned.
+    pub planned_at: MonotonicTime,
+    /// When the block expires.
+    pub expires_at: MonotonicTime,
+    /// Limit by limit.
+    pub limits: SmallVec<[SettledLimit; 2]>,
+}
+
+/// What came of an [`Ask`].
+#[derive(Clone, Copy, Debug)]
+pub struct SettledLimit {
+    /// Tokens that were debited to be spent at once.
+    pub stock: u64,
+    /// Tokens of the coming refill that were debited.
+    pub trickle: u64,
+    /// Tokens of the block before that were given back, those that were debited again included.
+    pub gave_back: u64,
+    /// Tokens that are held now.
+    pub held: u64,
+    /// When the last of the trickle is released.
+    pub trickle_end: MonotonicTime,
+    /// For how long at least all that flows in overflows, for what others hold; none if it does not.
+    pub overflows_for: Option<Duration>,
+}
+
+/// A write under way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    planned_at: MonotonicTime,
+    only_converts: bool,
+    limits: SmallVec<[LimitInFlight; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LimitInFlight {
+    stock: u64,
+    trickle: u64,
+    over: Duration,
+    /// Of what is held, what is kept in any case, and what is given back.
+    kept: u64,
+    surplus: u64,
+    spent: u64,
+    owed: u64,
+    credited: u64,
+    revoked: u64,
+    entry: Option<RingEntry>,
+    /// Whether other terms have been declared since it was planned.
+    outdated: bool,
+}
+
+/// How a write that was applied has ended.
+pub(crate) enum Applied {
+    /// It has brought the stored terms up to date, and nothing else: the transfers need another.
+    Converted,
+    /// The block is as if freshly granted.
+    Settled(Settled),
+}
+
+impl Kernel {
+    /// What may be asked for of a limit, if it `returns` what it holds.
+    pub(crate) fn offer(
+        &self,
+        now: Now,
+        at: usize,
+        limit: &Limit,
+        lease_ttl: Duration,
+        returns: bool,
+    ) -> Offer {
+        let (account, terms) = (&self.accounts[at], *limit.terms());
+        let unspent = if returns { account.unspent() } else { 0 };
+        let seen = self.seen.item();
+        let found = seen.and_then(|item| item.limit(limit.name()));
+        let since = now.monotonic.since(self.seen_at);
+        // As it stood when it was seen: what flowed in since then and what others took met in the
+        // bucket, so only the difference can have overflowed.
+        let level_seen = plan::level(seen, now.wall.before(since), limit);
+        let comes_back = Ticks::from(unspent) + Ticks::from(account.credit + account.revoked);
+        let displaced = found.map_or(0, |found| {
+            let returned = self.returned(now.monotonic, at, lease_ttl, unspent);
+            let displaced = returned.displaced_by_refill(&terms, found, now.wall);
+            if found.terms == terms {
+                displaced
+            } else {
+                Ticks::from(found.terms.to_tokens(displaced)) * terms.token()
+            }
+        });
+        let before = unspent.saturating_add(account.spent);
+        Offer {
+            terms,
+            in_hand: self.in_hand(now.monotonic, at),
+            unspent,
+            block_max: plan::block_max(limit, found, now.wall, account.entry, lease_ttl),
+            fleet_demand_milli: found.map_or(0, |found| plan::fleet_demand_milli(found, now.wall)),
+            reported_milli: account.entry.map_or(0, RingEntry::demand_milli),
+            seen: seen.is_some(),
+            seen_at: self.seen_at,
+            last_foreign_write_at: self.last_foreign_write_at,
+            level_seen,
+            level_unclamped: level_seen + comes_back * terms.token() - displaced
+                + terms.refill(since),
+            debt: Ticks::from(account.debt) * terms.token(),
+            found: found.map(|found| (*found, now.wall, account.entry, before)),
+        }
+    }
+
+    /// `tokens` of the block, on their way back.
+    fn returned(
+        &self,
+        now: MonotonicTime,
+        at: usize,
+        lease_ttl: Duration,
+        tokens: u64,
+    ) -> Returned {
+        Returned {
+            tokens,
+            revoked: self.accounts[at].revoked,
+            held_for: now.since(self.expires_at.before(lease_ttl)),
+        }
+    }
+
+    /// The write that makes what is asked for, as far as it may be; what it gives back is out of circulation
+    /// from now on. None if there is nothing to write: credits for a bucket that is gone.
+    pub(crate) fn plan(
+        &mut self,
+        now: Now,
+        lease_ttl: Duration,
+        limits: &[Limit],
+        asks: &[Ask],
+        reports: &[Report],
+    ) -> Option<Plan> {
+        self.release(now.monotonic);
+        let mut in_flight: SmallVec<[LimitInFlight; 2]> = SmallVec::new();
+        let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
+        for (at, limit) in limits.iter().enumerate() {
+            let (ask, report) = (asks[at], reports[at]);
+            let ask = self.clamp(now, at, limit, lease_ttl, ask);
+            transfers.push(self.transfer(now, at, limit, lease_ttl, &ask, report));
+            in_flight.push(self.depart(at, &ask));
+        }
+        let plan = plan::plan(&self.seen, now.wall, &transfers)?;
+        if !plan.only_converts {
+            for (at, flight) in in_flight.iter_mut().enumerate() {
+                flight.entry = plan.entries[at];
+                self.take_out(at, flight.surplus);
+            }
+            self.begin_generation();
+        }
+        self.in_flight = Some(Box::new(InFlight {
+            planned_at: now.monotonic,
+            only_converts: plan.only_converts,
+            limits: in_flight,
+        }));
+        Some(plan)
+    }
+
+    /// What may be had of what is asked for.
+    fn clamp(&self, now: Now, at: usize, limit: &Limit, lease_ttl: Duration, ask: Ask) -> Ask {
+        let found = self.seen.item().and_then(|item| item.limit(limit.name()));
+        let entry = self.accounts[at].entry;
+        let most = plan::block_max(limit, found, now.wall, entry, lease_ttl);
+        let stock = ask.stock.min(most);
+        let demand_max = limit.terms().refill_amount.saturating_mul(1_000);
+        let demand_max = demand_max.div_ceil(limit.terms().refill_period_seconds);
+        Ask {
+            stock,
+            trickle: ask.trickle.min(most - stock),
+            over: ask.over.min(lease_ttl),
+            ahead: ask.ahead.min(lease_ttl),
+            demand_milli: ask.demand_milli.clamp(0, demand_max.cast_signed()),
+            ..ask
+        }
+    }
+
+    fn transfer<'a>(
+        &self,
+        now: Now,
+        at: usize,
+        limit: &'a Limit,
+        lease_ttl: Duration,
+        ask: &Ask,
+        report: Report,
+    ) -> Transfer<'a> {
+        let account = &self.accounts[at];
+        let (unspent, taken) = (account.unspent(), ask.stock + ask.trickle);
+        let in_hand = if now.monotonic < self.expires_at {
+            account.stock
+        } else {
+            0
+        };
+        // Who has never held anything leaves the ring alone, unless the others are to know of it.
+        let enters = taken > 0 || account.entry.is_some() || ask.reports;
+        Transfer {
+            take: taken,
+            owe: account.debt,
+            give: unspent + account.credit + account.revoked,
+            returned: self.returned(now.monotonic, at, lease_ttl, unspent),
+            others_took: ask.others_took,
+            in_demand: ask.in_demand,
+            trickle: ask.trickle,
+            in_hand: in_hand.min(ask.stock),
+            spent: account.spent,
+            ahead: ask.ahead,
+            consumed: report.consumed,
+            holding: enters.then_some(Holding {
+                lease_ttl,
+                tokens: taken,
+                demand_milli: ask.demand_milli,
+                entered: account.entry,
+            }),
+            direct: report.direct,
+            ..Transfer::new(limit)
+        }
+    }
+
+    fn depart(&self, at: usize, ask: &Ask) -> LimitInFlight {
+        let account = &self.accounts[at];
+        let (unspent, taken) = (account.unspent(), ask.stock + ask.trickle);
+        LimitInFlight {
+            stock: ask.stock,
+            trickle: ask.trickle,
+            over: ask.over,
+            kept: unspent.min(taken),
+            surplus: unspent.saturating_sub(taken),
+            spent: account.spent,
+            owed: account.debt,
+            credited: account.credit,
+            revoked: account.revoked,
+            entry: None,
+            outdated: false,
+        }
+    }
+
+    /// Takes out of circulation what a write gives back.
+    fn take_out(&mut self, at: usize, surplus: u64) {
+        let account = &mut self.accounts[at];
+        let cancelled = account.trickle.cancel(surplus);
+        if !Sabotage::ReturnForgotten.is_planted() {
+            account.stock -= (surplus - cancelled).min(account.stock);
+        }
+    }
+
+    /// Whether the write under way gives tokens of a limit back.
+    pub(crate) fn gives_back(&self, at: usize) -> bool {
+        let flight = self.in_flight.as_ref().filter(|f| !f.only_converts);
+        flight.is_some_and(|flight| flight.limits[at].surplus > 0)
+    }
+
+    /// What the write under way pays of what is owed, and settles of what was spent.
+    pub(super) fn under_way(&self, at: usize) -> (u64, u64) {
+        let flight = self.moved(at);
+        flight.map_or((0, 0), |flight| (flight.owed, flight.spent))
+    }
+
+    /// What the write under way gives back, and brings beyond what is held already.
+    pub(super) fn moving(&self, at: usize) -> (u64, u64) {
+        let flight = self.moved(at);
+        flight.map_or((0, 0), |f| (f.surplus, f.stock + f.trickle - f.kept))
+    }
+
+    /// What the write under way does to a limit; a limit that was declared since then is not in it.
+    fn moved(&self, at: usize) -> Option<&LimitInFlight> {
+        let flight = self.in_flight.as_ref().filter(|f| !f.only_converts)?;
+        flight.limits.get(at)
+    }
+
+    /// What the write under way brings of a limit is of other terms.
+    pub(super) fn outdate(&mut self, at: usize) {
+        let flight = self.in_flight.as_mut();
+        if let Some(flight) = flight.and_then(|flight| flight.limits.get_mut(at)) {
+            flight.outdated = true;
+        }
+    }
+
+    /// The write under way was applied, and left `item`; none if there was none.
+    pub(crate) fn applied(
+        &mut self,
+        now: Now,
+        lease_ttl: Duration,
+        limits: &[Limit],
+        item: BucketItem,
+    ) -> Option<Applied> {
+        let mut flight = self.in_flight.take()?;
+        let late = now.monotonic.since(flight.planned_at);
+        let late = late > plan::flight_max(lease_ttl) && late < lease_ttl;
+        let excess: SmallVec<[u64; 2]> = limits
+            .iter()
+            .map(|limit| {
+                late.then(|| plan::excess(&item, now.wall, limit))
+                    .unwrap_or(0)
+            })
+            .collect();
+        if flight.only_converts && now.monotonic >= self.expires_at {
+            self.revoke_converted(limits);
+        }
+        let before: SmallVec<[_; 2]> = self.accounts.iter().map(|account| account.entry).collect();
+        if self.saw(now.monotonic, Some(item), 1).remade {
+            for (limit, before) in flight.limits.iter_mut().zip(before) {
+                limit.entry = limit.entry.map(|entry| entry.beside(before));
+            }
+        }
+        if flight.only_converts {
+            return Some(Applied::Converted);
+        }
+        Some(Applied::Settled(
+            self.land(now, lease_ttl, limits, &flight, &excess),
+        ))
+    }
+
+    /// Revokes what has expired of limits that the write has converted: after it the table says what this
+    /// process declares, and no more that the block was granted under other terms than it had.
+    fn revoke_converted(&mut self, limits: &[Limit]) {
+        for (at, limit) in limits.iter().enumerate() {
+            let found = self.seen.item().and_then(|item| item.limit(limit.name()));
+            if found.is_some_and(|found| found.terms != *limit.terms()) {
+                self.revoke(at);
+            }
+        }
+    }
+
+    /// The block is as if freshly granted, less what it has brought too much: because its write was on its
+    /// way for longer than its guards allow for.
+    fn land(
+        &mut self,
+        now: Now,
+        lease_ttl: Duration,
+        limits: &[Limit],
+        flight: &InFlight,
+        excess: &[u64],
+    ) -> Settled {
+        self.expires_at = flight.planned_at.after(lease_ttl);
+        let mut settled = SmallVec::new();
+        for (at, f) in flight.limits.iter().enumerate() {
+            let found = self
+                .seen
+                .item()
+                .and_then(|item| item.limit(limits[at].name()));
+            let account = &mut self.accounts[at];
+            account.settle(f);
+            account.debt -= f.owed.min(account.debt);
+            account.entry = f.entry;
+            let held = account.unspent() + (f.stock + f.trickle - f.kept);
+            let held = held.saturating_sub(excess[at]);
+            let pending = f.trickle.min(held);
+            let mut trickle = Trickle::new(flight.planned_at, f.over, pending);
+            if let Some(found) = found {
+                let (first, last) = plan::flows_in(found, now.wall, lease_ttl, pending);
+                trickle.delay(now.monotonic.after(first), now.monotonic.after(last));
+            }
+            account.trickle = trickle;
+            account.stock = held - pending;
+            let overflows_for =
+                found.and_then(|found| plan::overflows_for(found, now.wall, account.entry));
+            settled.push(SettledLimit {
+                stock: f.stock,
+                trickle: f.trickle,
+                gave_back: f.kept + f.surplus,
+                held,
+                trickle_end: trickle.end(),
+                overflows_for,
+            });
+        }
+        for (at, f) in flight.limits.iter().enumerate() {
+            if f.outdated {
+                self.revoke(at);
+            }
+        }
+        Settled {
+            planned_at: flight.planned_at,
+            expires_at: self.expires_at,
+            limits: settled,
+        }
+    }
+
+    /// The write under way was not applied: what it would have given back is still here.
+    pub(crate) fn not_applied(&mut self) {
+        let Some(flight) = self.in_flight.take().filter(|f| !f.only_converts) else {
+            return;
+        };
+        for (account, f) in self.accounts.iter_mut().zip(&flight.limits) {
+            if f.outdated {
+                account.revoked += f.surplus;
+            } else {
+                account.stock += f.surplus;
+            }
+        }
+    }
+
+    /// The write under way may have been applied. Then the process holds the new block, else the old one:
+    /// what is in both is kept, for as long as the old one lives; a credit is never repeated, a debit is.
+    pub(crate) fn may_have_been_applied(&mut self) {
+        let Some(flight) = self.in_flight.take().filter(|f| !f.only_converts) else {
+            return;
+        };
+        for (account, f) in self.accounts.iter_mut().zip(&flight.limits) {
+            let credit = account.credit;
+            account.settle(f);
+            if Sabotage::CreditRetried.is_planted() {
+                account.credit = credit;
+            }
+            if Sabotage::DebtDropped.is_planted() {
+                account.debt -= f.owed.min(account.debt);
+            }
+            account.entry = f.entry.map(RingEntry::in_doubt);
+        }
+    }
+}
+
+impl super::Account {
+    /// What a write has told the table, or may have: it is not told again.
+    fn settle(&mut self, f: &LimitInFlight) {
+        self.spent -= f.spent.min(self.spent);
+        self.credit -= f.credited.min(self.credit);
+        self.revoked -= f.revoked.min(self.revoked);
+    }
+}

@@ -1,0 +1,164 @@
+//! What callers take from a block and give back, and what the reconciler takes out of it.
+
+use super::{Account, Kernel};
+use crate::MonotonicTime;
+use crate::sabotage::Sabotage;
+
+/// What a process holds of one limit, for who keeps books from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Spendable, unless the block has expired.
+    pub stock: u64,
+    /// Debited, and spendable later.
+    pub pending: u64,
+    /// Out of circulation: on its way back with the write under way.
+    pub returning: u64,
+    /// What the write under way brings beyond what is held already.
+    pub coming: u64,
+    /// Held under other terms, to be credited.
+    pub revoked: u64,
+    /// Given back by callers, to be credited.
+    pub credit: u64,
+    /// Consumed beyond what was held, to be debited.
+    pub debt: u64,
+}
+
+impl Position {
+    /// What the process would have if everybody paid up, whether the block has expired or not.
+    #[must_use]
+    pub fn net(&self) -> i128 {
+        let held = self.stock + self.pending + self.returning + self.revoked + self.credit;
+        i128::from(held) - i128::from(self.debt)
+    }
+}
+
+impl Kernel {
+    /// Moves what the trickles have released into the stock; whether that was anything.
+    pub(crate) fn release(&mut self, now: MonotonicTime) -> bool {
+        let mut any = false;
+        for account in &mut self.accounts {
+            let fresh = account.trickle.release(now);
+            account.stock += fresh;
+            any |= fresh > 0;
+        }
+        any
+    }
+
+    /// Tokens in hand: to be spent at once, if the block has not expired.
+    pub(crate) fn in_hand(&self, now: MonotonicTime, at: usize) -> u64 {
+        let live = now < self.expires_at || Sabotage::ExpiredSpent.is_planted();
+        if live { self.accounts[at].stock } else { 0 }
+    }
+
+    /// What is in the stock, expired or not.
+    pub(crate) fn stock(&self, at: usize) -> u64 {
+        self.accounts[at].stock
+    }
+
+    /// What flows in later of what was debited.
+    pub(crate) fn trickle(&self, at: usize) -> &super::Trickle {
+        &self.accounts[at].trickle
+    }
+
+    /// What is owed to the table.
+    pub(crate) fn debt(&self, at: usize) -> u64 {
+        self.accounts[at].debt
+    }
+
+    /// All that is held and not spent, of all limits.
+    pub(crate) fn unspent(&self) -> u64 {
+        self.accounts.iter().map(Account::unspent).sum()
+    }
+
+    /// Puts up to `most` tokens of the stock into the fast balance; returns how many.
+    pub(crate) fn lend(&mut self, at: usize, most: u64) -> u64 {
+        let account = &mut self.accounts[at];
+        account.lent = account.stock.min(most);
+        account.stock -= account.lent;
+        account.lent
+    }
+
+    /// Takes back what is `left` of them; returns how many were spent.
+    pub(crate) fn take_in(&mut self, at: usize, left: u64) -> u64 {
+        let account = &mut self.accounts[at];
+        let spent = std::mem::take(&mut account.lent).saturating_sub(left);
+        account.stock += left;
+        account.spent += spent;
+        spent
+    }
+
+    /// Pays `tokens` from the stock, which has to have been found to be [in hand](Self::in_hand).
+    pub(crate) fn pay(&mut self, at: usize, tokens: u64) {
+        let account = &mut self.accounts[at];
+        let paid = tokens.min(account.stock);
+        account.stock -= paid;
+        account.debt += tokens - paid;
+        account.spent += tokens;
+    }
+
+    /// Charges `tokens` whatever the block holds; the rest is owed to the table. Returns that.
+    pub(crate) fn charge(&mut self, now: MonotonicTime, at: usize, tokens: u64) -> u64 {
+        let paid = self.in_hand(now, at).min(tokens);
+        let account = &mut self.accounts[at];
+        account.stock -= paid;
+        account.spent = account.spent.saturating_add(tokens);
+        account.debt = account.debt.saturating_add(tokens - paid);
+        tokens - paid
+    }
+
+    /// Gives back what was charged by a block: of `generation`, if that is known. It cancels debt first, then
+    /// goes to that block if it is still the one, and else to the table. Returns how much went to the block.
+    pub(crate) fn give_back(
+        &mut self,
+        now: MonotonicTime,
+        at: usize,
+        generation: Option<u32>,
+        tokens: u64,
+    ) -> u64 {
+        let same = Some(self.generation) == generation && now < self.expires_at;
+        let (owed, settled) = self.under_way(at);
+        let account = &mut self.accounts[at];
+        // What is spent beyond what a write under way settles: only that can be undone here.
+        let spent = account.spent.saturating_sub(settled);
+        let debt = if Sabotage::DebtRefunded.is_planted() {
+            0
+        } else {
+            account.debt.saturating_sub(owed)
+        };
+        let cancelled = tokens.min(debt);
+        account.debt -= cancelled;
+        let left = tokens - cancelled;
+        let to_block = if same {
+            left.min(spent.saturating_sub(cancelled))
+        } else {
+            0
+        };
+        account.stock += to_block;
+        account.credit += left - to_block;
+        account.spent -= (cancelled + to_block).min(spent);
+        to_block
+    }
+
+    /// Takes what is held of a limit out of circulation, to be given back: its terms are others now.
+    pub(crate) fn revoke(&mut self, at: usize) {
+        let account = &mut self.accounts[at];
+        let stock = std::mem::take(&mut account.stock);
+        account.revoked += stock + account.trickle.cancel(u64::MAX);
+        self.outdate(at);
+        self.begin_generation();
+    }
+
+    pub(crate) fn position(&self, at: usize) -> Position {
+        let account = &self.accounts[at];
+        let (returning, coming) = self.moving(at);
+        Position {
+            stock: account.stock,
+            pending: account.trickle.pending(),
+            returning,
+            coming,
+            revoked: account.revoked,
+            credit: account.credit,
+            debt: account.debt,
+        }
+    }
+}
