@@ -55,7 +55,8 @@ pub(crate) struct Engine {
     pub(crate) lines: Lines,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
-    /// Where writes are made that go on without their callers, if those are in no runtime.
+    /// Where the reconciler runs, and writes that go on without their callers: those may be in a runtime that
+    /// stands still meanwhile, or in none.
     runtime: Handle,
     /// How many of them there are.
     background: AtomicUsize,
@@ -106,8 +107,7 @@ impl Engine {
     ) -> oneshot::Receiver<T> {
         let (answer, answered) = oneshot::channel();
         let counted = InBackground::new(self);
-        let runtime = Handle::try_current().unwrap_or_else(|_| self.runtime.clone());
-        runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let _counted = counted;
             let _ = answer.send(work.await);
         });
