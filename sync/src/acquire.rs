@@ -13,8 +13,9 @@ use zae_limiter_core::{BucketRef, Request, ValidationError, validate_identifier,
 use crate::admission::{Admission, Answer};
 use crate::engine::Engine;
 use crate::lease::Lease;
+use crate::scoped::Scope;
 use crate::target::Consume;
-use crate::{BucketHandle, Error, FailureMode, Limit};
+use crate::{BucketHandle, Error, FailureMode, Limit, ScopedLease};
 
 /// The longest that anybody waits: the longest period of a limit. More would overflow clocks.
 const PATIENCE_MAX: Duration = Limit::PERIOD_MAX;
@@ -332,7 +333,10 @@ impl<'a> Acquire<'a> {
     }
 
     /// Acquires, runs `work`, and keeps what was consumed if it succeeds. If it fails, panics or
-    /// is cancelled, everything is given back.
+    /// is cancelled, everything is given back, with what the work itself consumed or corrected.
+    ///
+    /// The future is [`Send`] if that of the work is, so it can be spawned, boxed, or be part of a
+    /// web handler.
     ///
     /// ```
     /// # use zae_limiter::{Error, Limit, RateLimiter};
@@ -343,7 +347,7 @@ impl<'a> Acquire<'a> {
     /// let failed = acquire().run(async |_lease| Err::<(), _>(Error::Settings("no model".into()))).await;
     /// assert!(failed.is_err()); // and the 600 are back
     /// let words = acquire()
-    ///     .run(async |lease| {
+    ///     .run(async |mut lease| {
     ///         lease.adjust("tokens", 50).await?; // it took 650
     ///         Ok::<_, Error>(480)
     ///     })
@@ -355,22 +359,19 @@ impl<'a> Acquire<'a> {
     ///
     /// # Errors
     /// Those of the acquire, and those of `work`.
-    pub async fn run<T, E>(
-        self,
-        work: impl AsyncFnOnce(&mut Lease<'a>) -> Result<T, E>,
-    ) -> Result<T, E>
+    pub async fn run<T, E, F>(self, work: impl FnOnce(ScopedLease<'a>) -> F) -> Result<T, E>
     where
+        F: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        let mut guard = RollbackOnDrop(Some(self.await?));
-        let result = match guard.0.as_mut() {
-            Some(lease) => work(lease).await,
-            None => return Err(Error::Closed.into()),
-        };
-        if let (Some(lease), Err(_)) = (guard.0.take(), &result) {
-            lease.rollback().await;
+        // Not an `AsyncFnOnce(&mut Lease)`: inside a future that has to be `Send`, the compiler
+        // does not find that a closure is general enough in the lifetime of the borrow.
+        let (scope, lease) = Scope::new(self.await?);
+        let result = work(lease).await;
+        if result.is_ok() {
+            scope.keep();
         } else {
-            drop(guard.0.take());
+            scope.roll_back().await;
         }
         result
     }
@@ -396,17 +397,6 @@ impl<'a> Acquire<'a> {
             family.map_err(|failure| engine.unavailable(&bucket, failure))?;
         }
         Ok(BucketHandle::new(engine, bucket, limits, self.cascade))
-    }
-}
-
-/// Gives a lease back if nobody took it out.
-struct RollbackOnDrop<'a>(Option<Lease<'a>>);
-
-impl Drop for RollbackOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(lease) = self.0.take() {
-            drop(lease.rollback());
-        }
     }
 }
 

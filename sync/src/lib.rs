@@ -73,6 +73,7 @@ mod page;
 #[doc(hidden)]
 pub mod reconciler;
 mod resolve;
+mod scoped;
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 #[doc = include_str!("../MIGRATING.md")]
@@ -106,6 +107,7 @@ pub use limiter::{RateLimiter, RateLimiterBuilder};
 pub use look::Available;
 pub use metrics::Metrics;
 pub use page::{Page, PageRequest, PageToken};
+pub use scoped::ScopedLease;
 pub use settings::{FailureMode, LeasedOptions, Mode, Settings};
 pub use stored_limits::{LimitOwner, LimitScope, STORED_LIMITS_MAX, validate_stored_limits};
 pub use usage::{LimitUsage, UsageQuery, UsageSnapshot, UsageSummary};

@@ -82,10 +82,14 @@ async fn application(usage: &UsageQuery) -> Result<(), Error> {
     limit(&limiter).await
 }
 
+fn is_send<T: Send>(_: &T) {}
+
 /// A few calls deep, as an application awaits.
 #[test]
 fn the_futures_of_all_calls_are_neither_deep_nor_large() {
     let usage = UsageQuery::entity("user").unwrap();
-    let bytes = size_of_val(&application(&usage));
+    let application = application(&usage);
+    is_send(&application);
+    let bytes = size_of_val(&application);
     assert!(bytes < 16_384, "{bytes} bytes");
 }

@@ -186,7 +186,7 @@ impl<'a> Acquire<'a> {
     pub(super) async fn run(self, name: &str, more: i64, work: Work) -> Result<(), Error> {
         match self {
             Self::Async(it) => {
-                let run = it.run(async |lease| {
+                let run = it.run(async |mut lease| {
                     lease.adjust(name, more).await?;
                     work.end()
                 });

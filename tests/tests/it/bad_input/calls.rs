@@ -423,7 +423,7 @@ impl Ask {
             }
             End::Run(name, delta) => {
                 // The acquire may be made, and then what it took is given back.
-                let run = acquire.run(async |lease| lease.adjust(&name, delta).await);
+                let run = acquire.run(async |mut lease| lease.adjust(&name, delta).await);
                 let _ = watch.whatever(run).await;
             }
             End::Check => drop(watch.step(acquire.check()).await),
