@@ -39,5 +39,5 @@ pub use names::{
     IDENTIFIER_LEN_MAX, NAME_LEN_MAX, TABLE_PREFIX, table_name, validate_endpoint_url,
     validate_identifier, validate_name, validate_region,
 };
-pub use request::{Charges, LIMITS_MAX, Request};
+pub use request::{Charges, LIMITS_MAX, Request, Ticket};
 pub use time::{Clock, ManualClock, MonotonicTime, TICK_LAG_MAX, Tick, WallTime};

@@ -8,13 +8,24 @@ use crate::{Limit, ValidationError};
 /// 4 kB and 300 operators.
 pub const LIMITS_MAX: usize = 16;
 
+/// A place in the queue of a bucket, in the order in which callers came. It is valid until
+/// [`Bucket::leave_line`](crate::Bucket::leave_line).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What one acquire asks of each bucket that it touches.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     limits: &'a [Limit],
     consume: &'a [(&'a str, u64)],
     fingerprint: u64,
-    in_turn: bool,
+    ticket: Option<Ticket>,
 }
 
 impl<'a> Request<'a> {
@@ -27,7 +38,7 @@ impl<'a> Request<'a> {
             limits,
             consume,
             fingerprint: fingerprint(limits),
-            in_turn: false,
+            ticket: None,
         }
     }
 
@@ -39,18 +50,19 @@ impl<'a> Request<'a> {
             limits,
             consume,
             fingerprint,
-            in_turn: false,
+            ticket: None,
         }
     }
 
-    /// The same request of who is the first in line, or behind everybody who waits.
+    /// The same request at this place in the queue of the bucket; without one it comes behind
+    /// everybody who waits.
     #[must_use]
-    pub fn in_turn(self, in_turn: bool) -> Self {
-        Self { in_turn, ..self }
+    pub fn with_ticket(self, ticket: Option<Ticket>) -> Self {
+        Self { ticket, ..self }
     }
 
-    pub(crate) fn is_in_turn(&self) -> bool {
-        self.in_turn
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.ticket
     }
 
     /// The limits that it names, and how many tokens of each.
@@ -172,7 +184,7 @@ pub(crate) fn fingerprint(limits: &[Limit]) -> u64 {
     limits.iter().fold(limits.len() as u64, fold)
 }
 
-/// Tokens taken, by slot of the bucket.
+/// Tokens taken, by slot of the bucket; only slots of which some are.
 ///
 /// Most charges fit the lanes of a purse, and are one number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +214,12 @@ impl Charges {
         Self(ChargeList::Lanes(lanes))
     }
 
+    /// Whether nothing is taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
     /// Tokens of one slot.
     #[must_use]
     pub fn of(slot: u32, tokens: u64) -> Self {
@@ -227,9 +245,12 @@ impl Charges {
         charges
     }
 
-    /// Adds tokens of a slot that is not charged yet.
+    /// Adds tokens of a slot that is not charged yet. Nothing is no charge.
     #[inline]
     pub(crate) fn push(&mut self, slot: u32, tokens: u64) {
+        if tokens == 0 {
+            return;
+        }
         match &mut self.0 {
             ChargeList::Lanes(lanes) if (slot as usize) < LANES && tokens <= LANE_MAX => {
                 *lanes += tokens << (slot * LANE_BITS);

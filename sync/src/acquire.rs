@@ -295,6 +295,9 @@ impl<'a> Acquire<'a> {
         let Some(targets) = self.known_targets()? else {
             return Err(would_wait());
         };
+        if let Some(lease) = self.admission.free(&targets)? {
+            return Ok(lease);
+        }
         if strict {
             return if engine.breaker.is_open() {
                 self.admission.fail(&targets, 0, None)

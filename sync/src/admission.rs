@@ -43,11 +43,34 @@ impl<'a> Admission<'a> {
         if self.engine.is_closed() {
             return Err(Error::Closed);
         }
+        if let Some(lease) = self.free(targets)? {
+            return Ok(lease);
+        }
         if self.patience.is_zero() {
             self.pay_once(targets).await
         } else {
             self.pay_in_line(targets).await
         }
+    }
+
+    /// The lease of a caller who asks for no token of any limit; none if it asks for some. Nothing
+    /// is written for it and nobody waited for, whatever state the bucket and the table are in.
+    pub(crate) fn free(&self, targets: &[Target<'a>]) -> Result<Option<Lease<'a>>, Error> {
+        if !targets.iter().all(Target::asks_nothing) {
+            return Ok(None);
+        }
+        if !self.strict
+            && let Answer::Paid(lease) = self.take(targets)?
+        {
+            return Ok(Some(lease));
+        }
+        Ok(Some(self.nothing(targets)))
+    }
+
+    /// A lease of nothing.
+    fn nothing(&self, targets: &[Target<'a>]) -> Lease<'a> {
+        let parent = (targets.len() > 1).then_some(Payer::Table);
+        self.lease(targets, [Some(Payer::Table), parent])
     }
 
     /// Tries to pay from the blocks in hand.
@@ -91,8 +114,12 @@ impl<'a> Admission<'a> {
                 continue;
             }
             if is(Shortage::Refused).contains(&true) {
-                let exceeded = self.exceeded(targets, is(Shortage::Refused));
-                return Ok(Answer::Exceeded(exceeded));
+                let clock = &self.engine.clock;
+                let exceeded = status::of_blocks(clock, targets, is(Shortage::Refused));
+                return Ok(match exceeded {
+                    Some(exceeded) => Answer::Exceeded(exceeded),
+                    None => Answer::Paid(self.nothing(targets)),
+                });
             }
             let unavailable = is(Shortage::Unavailable);
             if let Some(at) = unavailable.iter().position(|u| *u) {
@@ -126,10 +153,6 @@ impl<'a> Admission<'a> {
             })
         });
         Lease::new(self, parts.collect())
-    }
-
-    fn exceeded(&self, targets: &[Target<'a>], refused: [bool; 2]) -> RateLimitExceeded {
-        status::of_blocks(&self.engine.clock, targets, refused)
     }
 
     /// The answer when the bucket `at` could not be asked for, for the reason of `failure`, if
@@ -200,23 +223,32 @@ impl<'a> Admission<'a> {
 
     /// Waits for its turn, and then for the tokens.
     ///
-    /// It stands in the parent's line only while that is all it lacks: who is out of its own
-    /// tokens must not hold the others up there. Its own line comes first, for everybody.
+    /// It waits in the parent's queue only while that is all it lacks: a caller who is out of its
+    /// own tokens must not hold up the others there. Its own queue comes first, for everybody.
     async fn pay_in_line(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
         let deadline = time::Instant::now() + self.patience;
-        let mut places = SmallVec::<[_; 2]>::new();
-        match self.place(targets, 0, deadline).await {
-            Some(place) => places.push(place),
-            None => return Err(self.as_known(targets).into()),
+        let mut places = SmallVec::<[Place<'_>; 2]>::new();
+        if !self.queue(targets, &mut places, deadline).await {
+            return self.answer_now(targets).await;
         }
+        let mut is_first = true;
         loop {
             if self.engine.is_closed() {
                 return Err(Error::Closed);
             }
-            let exceeded = match self.pay_once(targets).await {
-                Err(Error::RateLimitExceeded(exceeded)) => exceeded,
-                answer => return answer,
+            // Blocks are looked at for nothing. A look at the table is a write, which is made if it
+            // looks payable, or if nobody else knows better.
+            let known = self.strict && !(is_first && !targets.iter().any(Target::is_behind));
+            let known = known && !self.engine.breaker.is_open();
+            let lacking = known.then(|| self.lacking(targets)).flatten();
+            let exceeded = match lacking {
+                Some(exceeded) => exceeded,
+                None => match self.pay_once(targets).await {
+                    Err(Error::RateLimitExceeded(exceeded)) => exceeded,
+                    answer => return answer,
+                },
             };
+            is_first = false;
             let until = time::Instant::now() + exceeded.retry_after().max(PAUSE_MIN);
             if until > deadline {
                 return Err(exceeded.into());
@@ -224,63 +256,80 @@ impl<'a> Admission<'a> {
             let own = targets[0].bucket.key().entity_id();
             if exceeded.violations().any(|limit| limit.entity_id == own) {
                 places.truncate(1);
-                targets.iter_mut().skip(1).for_each(|t| t.in_turn = false);
+                targets.iter_mut().skip(1).for_each(|t| t.ticket = None);
             } else if places.len() < targets.len() {
-                match self.place(targets, places.len(), deadline).await {
-                    Some(place) => places.push(place),
-                    None => return Err(self.as_known(targets).into()),
+                if !self.queue(targets, &mut places, deadline).await {
+                    return self.answer_now(targets).await;
                 }
                 continue; // much may have changed since
             }
-            self.pause(targets, until).await;
+            self.pause(targets, &places, until).await;
         }
     }
 
-    /// The first place in the line for a target, if it comes to that before the deadline.
-    async fn place(
-        &self,
+    /// Joins the next queue, and waits for the turn there. False if the deadline comes before.
+    async fn queue<'b>(
+        &'b self,
         targets: &mut [Target<'a>],
-        at: usize,
+        places: &mut SmallVec<[Place<'b>; 2]>,
         deadline: time::Instant,
-    ) -> Option<Place<'_, 'a>> {
-        let mut place = self.engine.lines.join(&targets[at]);
-        time::timeout_at(deadline, place.turn()).await.ok()?;
-        targets[at].in_turn = true;
-        Some(place)
+    ) -> bool {
+        let at = places.len();
+        let mut place = self.engine.lines.join(&mut targets[at..]);
+        let in_time = time::timeout_at(deadline, place.turn()).await.is_ok();
+        places.push(place);
+        in_time
     }
 
-    fn as_known(&self, targets: &[Target<'a>]) -> RateLimitExceeded {
-        if self.strict {
-            status::of_table(&self.engine.clock, targets, None)
-        } else {
-            self.exceeded(targets, [false; 2])
+    /// The answer to a caller whose time is over before its turn has come: what it lacks or, if as
+    /// far as is known it lacks nothing, what a caller is answered who does not wait.
+    async fn answer_now(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
+        if self.engine.is_closed() {
+            return Err(Error::Closed);
+        }
+        match self.lacking(targets) {
+            Some(exceeded) => Err(exceeded.into()),
+            None => self.pay_once(targets).await,
         }
     }
 
-    /// Waits until then, or until there may be tokens sooner: somebody has given some back.
-    async fn pause(&self, targets: &[Target<'a>], until: time::Instant) {
+    /// What is lacking, as far as is known here; none if the tokens are there.
+    fn lacking(&self, targets: &[Target<'a>]) -> Option<RateLimitExceeded> {
+        let lacking = if self.strict {
+            status::lacking_in_table
+        } else {
+            status::lacking_in_blocks
+        };
+        lacking(&self.engine.clock, targets)
+    }
+
+    /// Waits until then, or until there may be tokens sooner: somebody has given some back, or
+    /// leaves them to others.
+    async fn pause(&self, targets: &[Target<'a>], places: &[Place<'_>], until: time::Instant) {
         let engine = self.engine;
-        loop {
-            // Enlisted before the look: what is given back in between is not missed.
-            let (mut first, mut second) = (
-                std::pin::pin!(self.bell(targets, 0)),
-                std::pin::pin!(self.bell(targets, 1)),
-            );
-            first.as_mut().enable();
-            second.as_mut().enable();
-            let away = self.strict && engine.breaker.is_open();
-            if away || engine.is_closed() || self.looks_payable(targets) {
-                return time::sleep(PAUSE_MIN).await;
-            }
-            tokio::select! {
-                () = time::sleep_until(until) => return,
-                () = first => {}
-                () = second => {}
-            }
-            // Blocks are looked at for nothing; a look at the table is a write.
-            if !self.strict {
-                return;
-            }
+        // Enlisted before the look: what happens in between is not missed.
+        let (mut first, mut second) = (
+            std::pin::pin!(self.bell(targets, 0)),
+            std::pin::pin!(self.bell(targets, 1)),
+        );
+        let (mut left, mut also_left) = (
+            std::pin::pin!(places[0].left()),
+            std::pin::pin!(places[places.len() - 1].left()),
+        );
+        first.as_mut().enable();
+        second.as_mut().enable();
+        left.as_mut().enable();
+        also_left.as_mut().enable();
+        let away = self.strict && engine.breaker.is_open();
+        if away || engine.is_closed() || self.lacking(targets).is_none() {
+            return time::sleep(PAUSE_MIN).await;
+        }
+        tokio::select! {
+            () = time::sleep_until(until) => {}
+            () = first => {}
+            () = second => {}
+            () = left => {}
+            () = also_left => {}
         }
     }
 
@@ -288,13 +337,6 @@ impl<'a> Admission<'a> {
     fn bell(&self, targets: &[Target<'a>], at: usize) -> Notified<'_> {
         let target = targets.get(at).unwrap_or(&targets[0]);
         self.engine.waiting_for(target.bucket.bucket()).notified()
-    }
-
-    /// Whether the tokens are there, as far as is known here.
-    fn looks_payable(&self, targets: &[Target<'a>]) -> bool {
-        let known = self.as_known(targets);
-        let mut statuses = known.statuses().iter();
-        statuses.all(|status| status.retry_after.is_zero())
     }
 
     async fn pay_from_blocks(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
@@ -344,8 +386,18 @@ impl<'a> Admission<'a> {
                 ];
                 Ok(self.lease(targets, paid))
             }
-            Err((at, NotWritten::Exceeded(found))) => {
-                Err(status::of_table(&engine.clock, targets, Some((at, found.as_ref()))).into())
+            Err((
+                at,
+                NotWritten::Exceeded {
+                    found,
+                    at: judged_at,
+                },
+            )) => {
+                let found = (at, found.as_ref(), judged_at);
+                match status::of_table(&engine.clock, targets, found) {
+                    Some(exceeded) => Err(exceeded.into()),
+                    None => Ok(self.nothing(targets)),
+                }
             }
             Err((at, not_written)) => self.fail(targets, at, not_written.failure()),
         }

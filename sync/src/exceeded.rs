@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use crate::{Limit, http};
 
+/// The shortest `retry_after` of a limit that refused. Where refill came in between the refusal and
+/// the answer, less would say "at once".
+pub(crate) const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+
 /// One limit, as it stands for an acquire.
 ///
 /// ```
@@ -38,7 +42,8 @@ pub struct LimitStatus {
     pub requested: u64,
     /// Whether this limit refused.
     pub exceeded: bool,
-    /// How long until the tokens may be had; zero if they are there.
+    /// How long until the tokens may be had; zero if they are there. Never zero where the limit
+    /// refused: in a [`RateLimitExceeded`] that is a millisecond at least.
     pub retry_after: Duration,
 }
 
@@ -95,14 +100,32 @@ pub struct RateLimitExceeded {
 }
 
 impl RateLimitExceeded {
-    pub(crate) fn new(mut statuses: Vec<LimitStatus>) -> Self {
-        debug_assert!(statuses.iter().any(|status| status.exceeded));
+    /// A refusal by the limits that are exceeded. If refill has come in since they refused, so
+    /// that none is any more, it is the one that lacks most of those that `may_have`. None if no
+    /// token was asked for: then there is nothing to refuse.
+    ///
+    /// Each limit that refused lacks something, and takes [`RETRY_AFTER_MIN`] at least.
+    pub(crate) fn new(
+        mut statuses: Vec<LimitStatus>,
+        may_have: impl Fn(&LimitStatus) -> bool,
+    ) -> Option<Self> {
+        for status in &mut statuses {
+            status.exceeded &= status.requested > 0;
+        }
+        if !statuses.iter().any(|status| status.exceeded) {
+            let asked = statuses.iter_mut().filter(|status| status.requested > 0);
+            let lacks = |status: &&mut LimitStatus| {
+                (may_have(status), status.retry_after, status.deficit())
+            };
+            asked.max_by_key(lacks)?.exceeded = true;
+        }
         for status in statuses.iter_mut().filter(|status| status.exceeded) {
             // What was refused is not there, though an estimate may say otherwise.
             let requested = i64::try_from(status.requested).unwrap_or(i64::MAX);
             status.available = status.available.min(requested - 1);
+            status.retry_after = status.retry_after.max(RETRY_AFTER_MIN);
         }
-        Self { statuses }
+        Some(Self { statuses })
     }
 
     /// Every limit of the acquire.
@@ -129,7 +152,8 @@ impl RateLimitExceeded {
         &self.statuses
     }
 
-    /// The limits that refused.
+    /// The limits that refused: one at least. Each has less available than was asked for, and a
+    /// `retry_after` of a millisecond at least.
     ///
     /// See the example of [`statuses`](Self::statuses).
     pub fn violations(&self) -> impl Iterator<Item = &LimitStatus> {
@@ -143,7 +167,7 @@ impl RateLimitExceeded {
         self.statuses.iter().filter(|status| !status.exceeded)
     }
 
-    /// The limit that takes longest.
+    /// The limit that takes longest; there always is one.
     ///
     /// See the example of [`statuses`](Self::statuses).
     #[must_use]
@@ -151,7 +175,8 @@ impl RateLimitExceeded {
         self.violations().max_by_key(|status| status.retry_after)
     }
 
-    /// How long until all of it may be had.
+    /// How long until all of it may be had: a millisecond at least, for a refusal never says "at
+    /// once".
     ///
     /// See the example of [`statuses`](Self::statuses).
     #[must_use]
@@ -160,7 +185,7 @@ impl RateLimitExceeded {
         longest.map_or(Duration::ZERO, |status| status.retry_after)
     }
 
-    /// The value of the HTTP field `Retry-After`: whole seconds, rounded up.
+    /// The value of the HTTP field `Retry-After`: whole seconds, rounded up, so 1 at least.
     ///
     /// See the example of [`RateLimitExceeded`].
     #[must_use]
@@ -296,10 +321,11 @@ mod tests {
 
     #[test]
     fn its_json_has_the_fields_of_the_python_library() {
-        let exceeded = RateLimitExceeded::new(vec![
+        let statuses = vec![
             status("tpm", false, Duration::ZERO),
             status("rpm", true, Duration::from_micros(7_200_001)),
-        ]);
+        ];
+        let exceeded = RateLimitExceeded::new(statuses, |_| false).unwrap();
         let limit = |name: &str, exceeded: bool, retry_after: f64| {
             json!({
                 "entity_id": "user-1", "resource": "gpt-4", "limit_name": name,
@@ -320,11 +346,12 @@ mod tests {
     #[test]
     fn the_longest_wait_is_the_primary_one() {
         let seconds = Duration::from_secs;
-        let exceeded = RateLimitExceeded::new(vec![
+        let statuses = vec![
             status("a", true, seconds(2)),
             status("b", true, seconds(9)),
             status("c", false, seconds(30)),
-        ]);
+        ];
+        let exceeded = RateLimitExceeded::new(statuses, |_| false).unwrap();
         assert_eq!(exceeded.primary_violation(), Some(&exceeded.statuses()[1]));
         assert_eq!(exceeded.retry_after(), seconds(9));
         assert_eq!(exceeded.passed().count(), 1);

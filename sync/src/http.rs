@@ -29,7 +29,7 @@ use crate::LimitStatus;
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 /// The value of `RateLimit`: of each limit the tokens that are left (`r`), and where that is not
-/// enough, in how many seconds it will be (`t`, rounded up). Empty if there are no statuses: then
+/// enough, in how many seconds it will be (`t`, rounded up, so 1 at least). Empty if there are no statuses: then
 /// leave the field out.
 ///
 /// It is an estimate, as the statuses are. No `t` is greater than the value of `Retry-After` for
@@ -41,8 +41,9 @@ pub fn rate_limit(statuses: &[LimitStatus]) -> String {
     list(statuses, |status, item| {
         let left = u64::try_from(status.available).unwrap_or(0);
         write!(item, ";r={}", left.min(INTEGER_MAX))?;
-        if status.exceeded && !status.retry_after.is_zero() {
-            write!(item, ";t={}", seconds(status.retry_after))?;
+        if status.exceeded {
+            // What is not enough never is so at once.
+            write!(item, ";t={}", seconds(status.retry_after).max(1))?;
         }
         Ok(())
     })
@@ -122,7 +123,7 @@ mod tests {
             rate_limit(&statuses),
             r#""rpm";r=0;t=12, "jobs.v2";r=7, "parent:rpm";r=0;t=12"#
         );
-        let exceeded = RateLimitExceeded::new(statuses.to_vec());
+        let exceeded = RateLimitExceeded::new(statuses.to_vec(), |_| false).unwrap();
         assert_eq!(exceeded.retry_after_header(), "12");
         assert_eq!(
             (rate_limit(&[]), rate_limit_policy(&[])),
@@ -180,11 +181,12 @@ mod tests {
             }).collect();
             let (fields, policies) = (parsed(&rate_limit(&statuses)), parsed(&rate_limit_policy(&statuses)));
             prop_assert_eq!((fields.len(), policies.len()), (statuses.len(), statuses.len()));
-            let longest = statuses.iter().filter(|s| s.exceeded).map(|s| seconds(s.retry_after)).max();
+            let longest = statuses.iter().filter(|s| s.exceeded).map(|s| seconds(s.retry_after).max(1)).max();
             for ((status, (name, field)), (policy_name, policy)) in statuses.iter().zip(&fields).zip(&policies) {
                 prop_assert_eq!(name.as_str(), status.limit.name());
                 prop_assert_eq!(name, policy_name);
                 prop_assert!(integer(field, "r").is_some_and(|left| left >= 0));
+                prop_assert_eq!(integer(field, "t").is_some(), status.exceeded);
                 prop_assert!(integer(field, "t").is_none_or(|t| t > 0 && Some(t as u64) <= longest));
                 prop_assert_eq!(integer(policy, "q"), i64::try_from(status.limit.refill_amount()).ok());
                 prop_assert!(integer(policy, "w").is_some_and(|window| window > 0));

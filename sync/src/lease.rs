@@ -576,7 +576,7 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: named.into_iter().collect(),
-            in_turn: false,
+            ticket: None,
         }
     }
 
@@ -587,7 +587,7 @@ impl Part<'_> {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
             consume: self.payments.charges().iter().map(named).collect(),
-            in_turn: false,
+            ticket: None,
         }
     }
 

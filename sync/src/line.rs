@@ -1,39 +1,112 @@
-//! Lines of callers who wait for tokens, one per bucket: who came first is served first, and who
-//! comes without waiting does not take what those in line are waiting for.
+//! Queues of callers who wait for tokens, one per bucket: who came first is served first, and who
+//! came later does not take what those before it are waiting for.
+//!
+//! Of callers who want tokens of the same limits, none can be served before the first of them. So
+//! only that one looks for tokens, and the others wait for their turn. Callers who want tokens of
+//! other limits do not wait for each other; they leave each other what is claimed.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
-use zae_limiter_core::BucketKey;
+use smallvec::SmallVec;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use zae_limiter_core::{BucketKey, BucketRef, Ticket};
 
 use crate::target::Target;
 
-/// The lines that somebody stands in.
+/// The queues that somebody waits in.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Mutex<HashMap<BucketKey, Arc<Turn<()>>>>);
+pub(crate) struct Lines(parking_lot::Mutex<HashMap<BucketKey, Line>>);
 
-/// A place in a line. Whoever drops it leaves, wherever in the line it stood.
+/// The queue of a bucket.
+#[derive(Debug, Default)]
+struct Line {
+    groups: SmallVec<[Group; 1]>,
+    /// Notified when somebody has left: there may be more for the others.
+    left: Arc<Notify>,
+}
+
+/// Those in a queue who want tokens of the same limits.
 #[derive(Debug)]
-pub(crate) struct Place<'a, 'b> {
+struct Group {
+    wanted: Wanted,
+    waiting: usize,
+    turn: Arc<Mutex<()>>,
+}
+
+/// The limits of the bucket, and of its parent, of which tokens are wanted.
+type Wanted = SmallVec<[SmallVec<[Box<str>; 2]>; 2]>;
+
+fn wanted(targets: &[Target<'_>]) -> Wanted {
+    let wanted = |target: &Target<'_>| {
+        let named = target.consume.iter().filter(|(_, tokens)| *tokens > 0);
+        let mut names: SmallVec<_> = named.map(|(name, _)| Box::from(*name)).collect();
+        names.sort();
+        names
+    };
+    targets.iter().map(wanted).collect()
+}
+
+/// A place in a queue. Whoever drops it leaves, wherever in the queue it was.
+pub(crate) struct Place<'a> {
     lines: &'a Lines,
-    target: Target<'b>,
-    line: Option<Arc<Turn<()>>>,
-    turn: Option<OwnedMutexGuard<()>>,
+    bucket: BucketRef,
+    ticket: Ticket,
+    group: Arc<Mutex<()>>,
+    left: Arc<Notify>,
+    turn: Turn,
+}
+
+/// The turn of a place: waited for, or there until it is given up.
+enum Turn {
+    Waiting(Pin<Box<dyn Future<Output = OwnedMutexGuard<()>> + Send + Sync>>),
+    Taken { _guard: OwnedMutexGuard<()> },
+    GivenUp,
+}
+
+impl Turn {
+    /// Goes to the end of a group, also before the first poll by whoever waits.
+    fn of(group: &Arc<Mutex<()>>) -> Self {
+        let mut turn = Box::pin(group.clone().lock_owned());
+        let mut context = Context::from_waker(Waker::noop());
+        match turn.as_mut().poll(&mut context) {
+            Poll::Ready(guard) => Self::Taken { _guard: guard },
+            Poll::Pending => Self::Waiting(turn),
+        }
+    }
 }
 
 impl Lines {
-    /// Goes to the end of the line for a bucket, with what is wanted of it.
-    pub(crate) fn join<'a, 'b>(&'a self, target: &Target<'b>) -> Place<'a, 'b> {
-        target.bucket.join_line(&target.request());
-        let key = target.bucket.key();
-        let line = self.0.lock().entry(key.clone()).or_default().clone();
+    /// Goes to the end of the queue for the first target, with what is wanted of it. The others
+    /// are charged as well, but that is not what it waits for yet.
+    pub(crate) fn join<'a>(&'a self, targets: &mut [Target<'_>]) -> Place<'a> {
+        let wanted = wanted(targets);
+        let target = &mut targets[0];
+        let bucket = target.bucket.clone();
+        let mut lines = self.0.lock();
+        let ticket = bucket.join_line(&target.request());
+        target.ticket = Some(ticket);
+        let line = lines.entry(bucket.key().clone()).or_default();
+        let at = line.groups.iter().position(|group| group.wanted == wanted);
+        let at = at.unwrap_or_else(|| {
+            line.groups.push(Group {
+                wanted,
+                waiting: 0,
+                turn: Arc::default(),
+            });
+            line.groups.len() - 1
+        });
+        line.groups[at].waiting += 1;
         Place {
             lines: self,
-            target: target.clone(),
-            line: Some(line),
-            turn: None,
+            bucket,
+            ticket,
+            group: line.groups[at].turn.clone(),
+            left: line.left.clone(),
+            turn: Turn::of(&line.groups[at].turn),
         }
     }
 
@@ -43,28 +116,39 @@ impl Lines {
     }
 }
 
-impl Place<'_, '_> {
-    /// Waits to be the first. The order is that in which this was first polled.
+impl Place<'_> {
+    /// Waits to be the first of those who want tokens of the same limits.
     pub(crate) async fn turn(&mut self) {
-        if let Some(line) = &self.line {
-            self.turn = Some(line.clone().lock_owned().await);
+        if let Turn::Waiting(turn) = &mut self.turn {
+            let guard = turn.await;
+            self.turn = Turn::Taken { _guard: guard };
         }
+    }
+
+    /// Notified when somebody has left the queue.
+    pub(crate) fn left(&self) -> Notified<'_> {
+        self.left.notified()
     }
 }
 
-impl Drop for Place<'_, '_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let Target { bucket, .. } = &self.target;
-        bucket.leave_line(&self.target.request());
-        self.turn = None;
+        self.bucket.leave_line(self.ticket);
+        self.turn = Turn::GivenUp;
+        self.left.notify_waiters();
         let mut lines = self.lines.0.lock();
-        self.line = None;
-        // The map has one of the counts; nobody can join while it is locked.
-        if lines
-            .get(bucket.key())
-            .is_some_and(|line| Arc::strong_count(line) == 1)
-        {
-            lines.remove(bucket.key());
+        let Some(line) = lines.get_mut(self.bucket.key()) else {
+            return;
+        };
+        let mut groups = line.groups.iter();
+        if let Some(at) = groups.position(|group| Arc::ptr_eq(&group.turn, &self.group)) {
+            line.groups[at].waiting -= 1;
+            if line.groups[at].waiting == 0 {
+                line.groups.swap_remove(at);
+            }
+        }
+        if line.groups.is_empty() {
+            lines.remove(self.bucket.key());
         }
     }
 }
@@ -77,34 +161,63 @@ mod tests {
     use crate::Limit;
     use crate::target::Loan;
 
+    fn target(bucket: &BucketRef, consume: &[(&'static str, u64)]) -> Target<'static> {
+        Target {
+            bucket: bucket.clone(),
+            limits: Loan::Shared(bucket.limits()),
+            consume: consume.into(),
+            ticket: None,
+        }
+    }
+
+    fn bucket() -> BucketRef {
+        let limits = ["rps", "tps"].map(|name| Limit::per_second(name, 10).expect("a limit"));
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits.into());
+        bucket.expect("a bucket")
+    }
+
     #[tokio::test]
     async fn first_come_first_served_and_an_empty_line_is_forgotten() {
-        let lines = Lines::default();
-        let limits: Arc<[Limit]> = [Limit::per_second("rps", 10).expect("a limit")].into();
-        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
-        let target = Target {
-            bucket: bucket.expect("a bucket"),
-            limits: Loan::Shared(limits),
-            consume: smallvec::smallvec![("rps", 2)],
-            in_turn: false,
-        };
-        let claimed = || target.bucket.ahead_of(&target.request()).tokens(0);
-        let mut first = lines.join(&target);
+        let (lines, bucket) = (Lines::default(), bucket());
+        let wants = || target(&bucket, &[("rps", 2)]);
+        let claimed = || bucket.ahead_of(&wants().request()).tokens(0);
+        let mut first = lines.join(&mut [wants()]);
         first.turn().await;
-        let stand = async || lines.join(&target).turn().await;
+        let stand = async || lines.join(&mut [wants()]).turn().await;
         let (mut second, mut third) = (Box::pin(stand()), Box::pin(stand()));
-        let pending = futures_poll(&mut second) && futures_poll(&mut third);
-        assert!(pending, "the first has not left");
+        assert!(is_pending(&mut second) && is_pending(&mut third));
         assert_eq!(claimed(), 6);
         drop(first);
-        assert!(futures_poll(&mut third), "the second comes before");
+        assert!(is_pending(&mut third), "the second comes before");
         drop(second); // gives up its place
         assert_eq!(claimed(), 2);
         third.await;
         assert_eq!((lines.len(), claimed()), (0, 0));
     }
 
-    fn futures_poll<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> bool {
+    #[tokio::test]
+    async fn callers_who_want_other_limits_do_not_wait_for_each_other() {
+        let (lines, bucket) = (Lines::default(), bucket());
+        let mut both = [target(&bucket, &[("rps", 2), ("tps", 3)])];
+        let mut other_order = [target(&bucket, &[("tps", 1), ("rps", 1)])];
+        let mut one = [target(&bucket, &[("rps", 1), ("tps", 0)])];
+        let mut first = lines.join(&mut both);
+        let mut same = lines.join(&mut other_order);
+        let mut other = lines.join(&mut one);
+        first.turn().await;
+        assert!(is_pending(&mut Box::pin(same.turn())));
+        assert!(!is_pending(&mut Box::pin(other.turn())));
+        assert!(!both[0].is_behind() && one[0].is_behind());
+        let left = other.left();
+        drop(first);
+        left.await;
+        drop(same);
+        assert!(!one[0].is_behind());
+        drop(other);
+        assert_eq!(lines.len(), 0);
+    }
+
+    fn is_pending<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         future.as_mut().poll(&mut context).is_pending()
     }

@@ -127,7 +127,7 @@ impl<'a> Acquire<'a> {
             bucket: engine.bucket(entity_id, self.resource, &limits)?,
             limits,
             consume,
-            in_turn: false,
+            ticket: None,
         };
         if self.stored {
             if target.limits.is_empty() {

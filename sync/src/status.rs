@@ -8,14 +8,34 @@ use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, plan};
 use crate::target::Target;
 use crate::{LimitStatus, RateLimitExceeded};
 
+/// Who has refused: the tables or blocks of these buckets, by the order of the targets.
+pub(crate) type Refused = [bool; 2];
+
 /// As this process knows the limits: it has blocks, and the table has said no.
 pub(crate) fn of_blocks(
     clock: &Clock,
     targets: &[Target<'_>],
-    refused: [bool; 2],
-) -> RateLimitExceeded {
+    refused: Refused,
+) -> Option<RateLimitExceeded> {
+    let statuses = from_blocks(clock, targets, Some(refused));
+    RateLimitExceeded::new(statuses, |status| is_of(status, targets, refused))
+}
+
+/// Why blocks cannot pay now, as far as is known; none if they can.
+pub(crate) fn lacking_in_blocks(
+    clock: &Clock,
+    targets: &[Target<'_>],
+) -> Option<RateLimitExceeded> {
+    if_exceeded(from_blocks(clock, targets, None))
+}
+
+fn from_blocks(
+    clock: &Clock,
+    targets: &[Target<'_>],
+    refused: Option<Refused>,
+) -> Vec<LimitStatus> {
     let mut statuses = Vec::new();
-    for (target, refused) in targets.iter().zip(refused) {
+    for (at, target) in targets.iter().enumerate() {
         let bucket = &target.bucket;
         let knowledge = bucket.knowledge(clock, &target.request());
         for limit in target.limits.iter() {
@@ -23,85 +43,98 @@ pub(crate) fn of_blocks(
             let known = known.map_or_else(|| Knowledge::nothing(limit), |(_, known)| *known);
             let requested = target.requested(limit.name());
             let short = known.in_hand < requested;
+            let retry_after = if short {
+                known.retry_after
+            } else {
+                Duration::ZERO
+            };
+            let exceeded = match refused {
+                Some(refused) => refused[at] && short && known.denied,
+                None => !retry_after.is_zero(),
+            };
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
                 resource: bucket.key().resource().to_owned(),
                 limit: limit.clone(),
                 available: known.estimate,
                 requested,
-                exceeded: refused && short && known.denied,
-                retry_after: if short {
-                    known.retry_after
-                } else {
-                    Duration::ZERO
-                },
+                exceeded,
+                retry_after,
             });
         }
     }
-    // Between the refusal and this look, tokens may have come in.
-    if !statuses.iter().any(|s| s.exceeded) {
-        let at = refused.iter().position(|refused| *refused);
-        let asked = |s: &&mut LimitStatus| is_of(s, targets, at) && s.requested > 0;
-        if let Some(status) = statuses
-            .iter_mut()
-            .filter(asked)
-            .max_by_key(|s| s.retry_after)
-        {
-            status.exceeded = true;
-        }
-    }
-    RateLimitExceeded::new(statuses)
+    statuses
 }
 
-/// Whether a status is of the bucket that has refused, if one has.
-fn is_of(status: &LimitStatus, targets: &[Target<'_>], refused: Option<usize>) -> bool {
-    let bucket = refused.and_then(|at| targets.get(at)).map(|t| &t.bucket);
-    bucket.is_none_or(|bucket| status.entity_id == bucket.key().entity_id())
+/// Whether a status is of a bucket that has refused.
+fn is_of(status: &LimitStatus, targets: &[Target<'_>], refused: Refused) -> bool {
+    let mut refused = targets.iter().zip(refused).filter(|(_, refused)| *refused);
+    refused.any(|(target, _)| status.entity_id == target.bucket.key().entity_id())
 }
 
-/// As the table holds the limits: which bucket has refused, and what it was found to be.
+fn if_exceeded(statuses: Vec<LimitStatus>) -> Option<RateLimitExceeded> {
+    let exceeded = statuses.iter().any(|status| status.exceeded);
+    exceeded.then(|| RateLimitExceeded::new(statuses, |_| false))?
+}
+
+/// A bucket that has refused in the table: which of the targets, what was found, and the time by
+/// which it was judged.
+pub(crate) type Found<'a> = (usize, Option<&'a BucketItem>, WallTime);
+
+/// As the table holds the limits, which has refused.
 pub(crate) fn of_table(
     clock: &Clock,
     targets: &[Target<'_>],
-    refused: Option<(usize, Option<&BucketItem>)>,
-) -> RateLimitExceeded {
+    found: Found<'_>,
+) -> Option<RateLimitExceeded> {
+    let statuses = from_table(clock, targets, Some(found));
+    let refused = [found.0 == 0, found.0 == 1];
+    RateLimitExceeded::new(statuses, |status| is_of(status, targets, refused))
+}
+
+/// Why the table cannot pay now, as far as is known; none if it can.
+pub(crate) fn lacking_in_table(clock: &Clock, targets: &[Target<'_>]) -> Option<RateLimitExceeded> {
+    if_exceeded(from_table(clock, targets, None))
+}
+
+fn from_table(
+    clock: &Clock,
+    targets: &[Target<'_>],
+    refused: Option<Found<'_>>,
+) -> Vec<LimitStatus> {
     let now = clock.wall();
     let mut statuses = Vec::new();
     for (at, target) in targets.iter().enumerate() {
         let bucket = &target.bucket;
         let seen = bucket.seen();
-        let found = refused.filter(|(refused, _)| *refused == at);
-        let item = found.map_or(seen.item(), |(_, item)| item);
+        let found = refused.filter(|(refused, ..)| *refused == at);
+        let item = found.map_or(seen.item(), |(_, item, _)| item);
         let ahead = bucket.ahead_of(&target.request());
         for (slot, limit) in target.limits.iter().enumerate() {
             let requested = target.requested(limit.name());
             let ahead = Ticks::from(ahead.tokens(slot as u32)) * limit.terms().token();
-            let level = drawable(item, now, limit) - ahead;
-            let retry_after = limit.terms().time_until(level, requested);
+            let level = |at| drawable(item, at, limit) - ahead;
+            let wait = |at| match requested {
+                0 => Duration::ZERO,
+                _ => limit.terms().time_until(level(at), requested),
+            };
+            // What refused is what lacked then; refill may have come in since.
+            let exceeded = match refused {
+                Some(_) => found.is_some_and(|(.., judged_at)| !wait(judged_at).is_zero()),
+                None => !wait(now).is_zero(),
+            };
             statuses.push(LimitStatus {
                 entity_id: bucket.key().entity_id().to_owned(),
                 resource: bucket.key().resource().to_owned(),
                 limit: limit.clone(),
-                available: limit.terms().to_tokens(level),
+                available: limit.terms().to_tokens(level(now)),
                 requested,
-                exceeded: found.is_some() && requested > 0 && !retry_after.is_zero(),
-                retry_after: if requested == 0 {
-                    Duration::ZERO
-                } else {
-                    retry_after
-                },
+                exceeded,
+                retry_after: wait(now),
             });
         }
     }
-    // Refill may have come in since the table said no.
-    let at = refused.map(|(at, _)| at);
-    let asked = |s: &&mut LimitStatus| is_of(s, targets, at) && s.requested > 0;
-    if !statuses.iter().any(|s| s.exceeded)
-        && let Some(status) = statuses.iter_mut().find(asked)
-    {
-        status.exceeded = true;
-    }
-    RateLimitExceeded::new(statuses)
+    statuses
 }
 
 /// What may be taken of a limit: less than its level where others hold too much.
@@ -139,7 +172,7 @@ pub(crate) fn estimated(clock: &Clock, targets: &[Target<'_>]) -> Vec<LimitStatu
     statuses
 }
 
-/// As this process's share of the limits stands; none if it can never be enough.
+/// As this process's share of the limits stands, which has refused; none if it can never be enough.
 pub(crate) fn of_share(
     clock: &Clock,
     targets: &[Target<'_>],
@@ -169,11 +202,5 @@ pub(crate) fn of_share(
             });
         }
     }
-    // Refill may have come in since.
-    if !statuses.iter().any(|s| s.exceeded)
-        && let Some(status) = statuses.iter_mut().find(|s| s.requested > 0)
-    {
-        status.exceeded = true;
-    }
-    Some(RateLimitExceeded::new(statuses))
+    RateLimitExceeded::new(statuses, |_| true)
 }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use zae_limiter_core::{BucketRef, Charges, Request};
+use zae_limiter_core::{BucketRef, Charges, Request, Ticket};
 
 use crate::Limit;
 
@@ -47,8 +47,8 @@ pub(crate) struct Target<'a> {
     pub(crate) bucket: BucketRef,
     pub(crate) limits: Limits<'a>,
     pub(crate) consume: Consume<'a>,
-    /// The first in line for it; else what others wait for is as good as gone.
-    pub(crate) in_turn: bool,
+    /// Its place in the queue; else what anybody waits for is as good as gone.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// The entity's bucket and, with cascade, its parent's.
@@ -56,11 +56,25 @@ pub(crate) type Targets<'a> = SmallVec<[Target<'a>; 2]>;
 
 impl Target<'_> {
     pub(crate) fn request(&self) -> Request<'_> {
-        Request::new(&self.limits, &self.consume).in_turn(self.in_turn)
+        Request::new(&self.limits, &self.consume).with_ticket(self.ticket)
     }
 
     pub(crate) fn charges(&self) -> Charges {
         self.request().charges().unwrap_or_default()
+    }
+
+    /// Whether no token is asked for.
+    pub(crate) fn asks_nothing(&self) -> bool {
+        self.consume.iter().all(|(_, tokens)| *tokens == 0)
+    }
+
+    /// Whether those who came before wait for some of the limits that it is charged.
+    pub(crate) fn is_behind(&self) -> bool {
+        let ahead = self.bucket.ahead_of(&self.request());
+        ahead.iter().any(|(slot, _)| {
+            let limit = self.limits[slot as usize].name();
+            self.requested(limit) > 0
+        })
     }
 
     /// What is asked of the limit called `name`.

@@ -25,7 +25,7 @@ use crate::local::{LocalLevel, local_time};
 use crate::policy::DemandReports;
 use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse};
 use crate::renewal::{Outcome, Reason, RenewalSettings, Step, Why};
-use crate::request::{Charges, Request, fingerprint};
+use crate::request::{Charges, Request, Ticket, fingerprint};
 use crate::sabotage::Sabotage;
 use crate::{BucketKey, Clock, Limit, MonotonicTime, Share, ValidationError};
 
@@ -312,21 +312,22 @@ impl Bucket {
 
 /// Callers who wait in line.
 impl Bucket {
-    /// Somebody begins to wait for what `request` asks. Until [`leave_line`](Self::leave_line) with
-    /// the same request, only a request [in turn](Request::in_turn) may take that.
-    pub fn join_line(&self, request: &Request<'_>) {
-        self.lock().line.get_or_insert_default().join(request);
+    /// Somebody begins to wait for what `request` asks for. Until
+    /// [`leave_line`](Self::leave_line), nobody may take that but who holds this ticket or one
+    /// from before ([`Request::with_ticket`]).
+    pub fn join_line(&self, request: &Request<'_>) -> Ticket {
+        self.lock().line.get_or_insert_default().join(request)
     }
 
     /// Somebody does not wait any longer.
-    pub fn leave_line(&self, request: &Request<'_>) {
+    pub fn leave_line(&self, ticket: Ticket) {
         let mut state = self.lock();
-        if state.line.as_mut().is_some_and(|line| !line.leave(request)) {
+        if state.line.as_mut().is_some_and(|line| !line.leave(ticket)) {
             state.line = None;
         }
     }
 
-    /// What comes before `request`, of the limits that it names, in their order.
+    /// What is claimed before `request`, of its limits, in their order.
     #[must_use]
     pub fn ahead_of(&self, request: &Request<'_>) -> Charges {
         let state = self.lock();

@@ -87,8 +87,7 @@ impl State {
         let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
         let needed = self.needed(request, &charges);
         let Some(active) = self.active.as_deref_mut() else {
-            let nothing = charges.iter().all(|(_, tokens)| tokens == 0);
-            return if nothing {
+            return if charges.is_empty() {
                 Ok(charges)
             } else {
                 Err(Shortage::Miss)
@@ -116,17 +115,17 @@ impl State {
 
     /// Tokens of a limit that are claimed by those who come before `request`.
     pub(super) fn ahead_of(&self, request: &Request<'_>, limit: &str) -> u64 {
-        let line = self.line.as_ref().filter(|_| !request.is_in_turn());
-        line.map_or(0, |line| line.claims(limit))
+        let line = self.line.as_ref();
+        line.map_or(0, |line| line.claimed_before(request.ticket(), limit))
     }
 
     /// What has to be there for `charges` to be paid: they, and what comes before them.
     pub(super) fn needed(&self, request: &Request<'_>, charges: &Charges) -> Charges {
-        if self.line.is_none() || request.is_in_turn() {
+        if self.line.is_none() {
             return charges.clone();
         }
         let mut needed = Charges::default();
-        for (slot, tokens) in charges.iter().filter(|(_, tokens)| *tokens > 0) {
+        for (slot, tokens) in charges.iter() {
             let limit = &self.limits[slot as usize];
             needed.push(slot, tokens + self.ahead_of(request, limit.name()));
         }

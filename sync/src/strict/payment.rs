@@ -21,8 +21,13 @@ const TRIES_MAX: u32 = 16;
 /// Why a write is not known to have happened.
 #[derive(Debug)]
 pub enum NotWritten {
-    /// The bucket does not hold the tokens; this was found.
-    Exceeded(Option<BucketItem>),
+    /// The bucket does not hold the tokens.
+    Exceeded {
+        /// What was found.
+        found: Option<BucketItem>,
+        /// The time by which it was judged.
+        at: WallTime,
+    },
     /// The table did not do it; none if every plan was stale when it arrived.
     Failed(Option<Arc<StoreError>>),
     /// The table may have done it.
@@ -34,7 +39,7 @@ impl NotWritten {
     #[must_use]
     pub fn failure(self) -> Option<Arc<StoreError>> {
         match self {
-            Self::Exceeded(_) => None,
+            Self::Exceeded { .. } => None,
             Self::Failed(error) => error,
             Self::InDoubt(error) => Some(error),
         }
@@ -164,7 +169,8 @@ impl BucketPayment {
             // A bucket that is not there is full; even so, it may be too little beside the line.
             let fits = |t: &Transfer<'_>| plan::fits(None, self.planned_at, t);
             if !self.transfers().iter().all(fits) {
-                return Next::Done(Err(NotWritten::Exceeded(None)));
+                let at = self.planned_at;
+                return Next::Done(Err(NotWritten::Exceeded { found: None, at }));
             }
         }
         self.sent = clock.now();
@@ -199,7 +205,8 @@ impl BucketPayment {
                 let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), at, t);
                 let fits = self.transfers().iter().all(fits);
                 if !fits {
-                    self.result = Some(Err(NotWritten::Exceeded(found.clone())));
+                    let found = found.clone();
+                    self.result = Some(Err(NotWritten::Exceeded { found, at }));
                 }
                 self.seen = found.clone().into();
                 self.due.bucket.saw(clock, self.sent, found)

@@ -312,7 +312,7 @@ impl World<'_> {
                 let paid = [Some(Payer::Table), caller.parent.map(|_| Payer::Table)];
                 self.admitted(caller, paid);
             }
-            Err(NotWritten::Exceeded(_)) => self.report.refused += 1,
+            Err(NotWritten::Exceeded { .. }) => self.report.refused += 1,
             Err(_) if gone.is_none() => self.report.unavailable += 1,
             Err(_) => {}
         }

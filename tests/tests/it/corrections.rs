@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use zae_limiter::store::{Fault, FaultyStore, MemoryStore, Store};
 use zae_limiter::{
-    Acquire, Degraded, Error, FailureMode, Lease, Limit, Mode, NewEntity, RateLimiter, Settings,
-    Share,
+    Acquire, Degraded, Error, FailureMode, Lease, Limit, Mode, NewEntity, RateLimiter, ScopedLease,
+    Settings, Share,
 };
 use zae_limiter_tests::{FreshTable, consumed, fresh_table, level};
 
@@ -212,7 +212,7 @@ async fn run_that_fails_and_is_cancelled_gives_back() {
         bench
             .store
             .fail_all(Some(Fault::LateReply(Duration::from_millis(20))));
-        let failing = async |_: &mut Lease<'_>| Err::<(), _>(Error::Settings("it fails".into()));
+        let failing = async |_: ScopedLease<'_>| Err::<(), _>(Error::Settings("it fails".into()));
         let run = bench.acquire(60).strict(true).run(failing);
         bench.cancel_after_writes(2, run).await;
         bench.store.fail_all(None);

@@ -2,4 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod queue;
+mod refusals;
 mod run;

@@ -51,7 +51,7 @@ fn a_bucket_that_somebody_waits_for_is_not_made_by_who_comes_later() {
     };
     assert!(matches!(
         pay(11),
-        Next::Done(Err(NotWritten::Exceeded(None)))
+        Next::Done(Err(NotWritten::Exceeded { found: None, .. }))
     ));
     assert!(matches!(pay(10), Next::Write(..)));
 }
