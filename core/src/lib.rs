@@ -29,7 +29,7 @@ pub use cache::BucketCache;
 pub use error::{ValidationError, ValidationErrorKind};
 pub use kernel::{
     Ask, DirectDemand, Now, Offer, Payer, Payment, Payments, Position, Settled, SettledLimit,
-    Terms, Ticks, Trickle, item, plan,
+    Terms, Ticks, Trickle, Unsettled, WriteEffect, item, plan,
 };
 pub use key::BucketKey;
 pub use knowledge::Knowledge;

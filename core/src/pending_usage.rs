@@ -44,6 +44,10 @@ struct Consumed {
 }
 
 impl Consumed {
+    fn sum(&self) -> i64 {
+        self.tokens.iter().sum()
+    }
+
     fn is_nothing(&self) -> bool {
         self.tokens.iter().all(|tokens| *tokens == 0)
     }
@@ -91,6 +95,17 @@ impl PendingUsage {
     pub(crate) fn give_back(&mut self, at: usize, tokens: u64) {
         let consumed = &mut self.current.tokens[at];
         *consumed = consumed.saturating_sub_unsigned(tokens);
+    }
+
+    /// All that the table has not been told of, what is on its way included, in tokens.
+    pub(crate) fn unreported(&self) -> i64 {
+        let past = self.past.iter().map(Consumed::sum).sum::<i64>();
+        past + self.current.sum() + self.reporting()
+    }
+
+    /// Of that, what is on its way.
+    pub(crate) fn reporting(&self) -> i64 {
+        self.reporting.as_ref().map_or(0, Consumed::sum)
     }
 
     /// Whether there is nothing to report.

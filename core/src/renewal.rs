@@ -30,7 +30,14 @@ pub struct RenewalSettings {
     pub jitter: f64,
     /// What decides how much is taken, and when. Default: [`Steering`].
     pub policy: MakePolicy,
+    /// The deadline of a shutdown: everything is to be given back by then. None in operation.
+    pub closes_by: Option<MonotonicTime>,
 }
+
+/// The renewal period by which a shutdown is paced, whatever the configured one: a shutdown under
+/// throttling must not write more because renewals are frequent, nor wait for longer than its
+/// deadline because they are rare.
+const CLOSING_PACE: Duration = Duration::from_secs(1);
 
 /// How long a write is taken to need before one was measured.
 const LATENCY_GUESS: Duration = Duration::from_millis(10);
@@ -45,6 +52,7 @@ impl RenewalSettings {
             latency: LATENCY_GUESS,
             jitter: 0.0,
             policy: Steering::boxed,
+            closes_by: None,
         }
     }
 
@@ -70,11 +78,21 @@ impl RenewalSettings {
         }
     }
 
-    /// How long to wait after so many failures in a row: at most two renewal periods, so that what
-    /// is over is soon known to be.
-    fn pause(&self, failures: u32) -> Duration {
-        let longest = self.renewal / 4 * 2u32.pow(failures.min(3));
-        longest.mul_f64(0.5 + 0.5 * self.jitter)
+    /// When to try again after so many failures in a row: in at most two renewal periods, so that
+    /// what is over is soon known to be.
+    pub(crate) fn retry_at(&self, now: MonotonicTime, failures: u32) -> MonotonicTime {
+        let renewal = self.closes_by.map_or(self.renewal, |_| CLOSING_PACE);
+        let shortest = renewal / 4;
+        let longest = shortest * 2u32.pow(failures.min(3));
+        let pause = longest.mul_f64(0.5 + 0.5 * self.jitter);
+        let left = self.closes_by.map_or(Duration::MAX, |by| by.since(now));
+        // The last try has to come before the deadline, with time left for an answer.
+        let pause = if pause > left / 4 * 3 && left > shortest {
+            left.mul_f64(0.5 + 0.25 * self.jitter)
+        } else {
+            pause
+        };
+        now.after(pause)
     }
 }
 
@@ -112,14 +130,15 @@ pub type Reason = Arc<dyn Any + Send + Sync>;
 pub enum Why {
     /// It is time, or somebody asked.
     Due,
-    /// The process stops: everything is to be given back.
-    Closing,
     /// The table cannot be reached: nothing is to be written until it can.
     Suspended,
 }
 
 /// How often one renewal is planned anew before it gives way.
 const TRIES_MAX: u32 = 6;
+/// The same during a shutdown: nobody waits for the write. One refusal shows the item as it is, and
+/// an old form of it takes one more write.
+const CLOSING_TRIES_MAX: u32 = 3;
 /// How often a bucket is remembered to have been throttled at most.
 const THROTTLED_MAX: u32 = 2;
 
@@ -130,7 +149,7 @@ pub(crate) struct Pauses {
     unavailable_until: MonotonicTime,
     /// Why it is not asked.
     trouble: Option<Reason>,
-    pub(crate) failures: u32,
+    failures: u32,
     /// The table took no more writes; until then the next one waits, and its callers with it.
     throttled_until: MonotonicTime,
     /// How often that was, of late.
@@ -177,18 +196,27 @@ impl Pauses {
     /// A guard did not hold; whether the write is to be planned anew at once.
     pub(crate) fn refused(&mut self, now: MonotonicTime, settings: &RenewalSettings) -> bool {
         self.tries += 1;
-        if self.tries < TRIES_MAX {
+        let closing = settings.closes_by.is_some();
+        let most = if closing {
+            CLOSING_TRIES_MAX
+        } else {
+            TRIES_MAX
+        };
+        let Some(beyond) = self.tries.checked_sub(most) else {
             return true;
+        };
+        // A shutdown goes on with single tries, further and further apart.
+        if !closing {
+            self.tries = 0;
         }
-        self.tries = 0;
         // The table answers, and somebody else was faster each time: no reason to tell callers that it
         // is out of reach. They wait a little longer.
-        self.throttled_until = now.after(settings.pause(0));
+        self.throttled_until = settings.retry_at(now, beyond);
         false
     }
 
     pub(crate) fn throttled(&mut self, now: MonotonicTime, settings: &RenewalSettings) {
-        self.throttled_until = now.after(settings.pause(self.throttled));
+        self.throttled_until = settings.retry_at(now, self.throttled);
         self.throttled = (self.throttled + 1).min(THROTTLED_MAX);
     }
 
@@ -199,20 +227,106 @@ impl Pauses {
         settings: &RenewalSettings,
         reason: Reason,
     ) {
-        let pause = settings.pause(self.failures);
+        let retry_at = settings.retry_at(now, self.failures);
         self.trouble = Some(reason);
         self.failures = self.failures.saturating_add(1);
         self.unavailable_until = if Sabotage::PausedForEver.is_planted() {
             MonotonicTime::NEVER
         } else {
-            now.after(pause)
+            retry_at
         };
+    }
+
+    /// A shutdown has begun: a pause ends no later than its first one, however rare renewals are.
+    pub(crate) fn close(&mut self, now: MonotonicTime, settings: &RenewalSettings) {
+        let latest = settings.retry_at(now, 0);
+        self.unavailable_until = self.unavailable_until.min(latest);
+        self.throttled_until = self.throttled_until.min(latest);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::item::LimitItem;
+    use crate::{BucketCache, Clock, Limit, Request};
+
+    proptest! {
+        /// Whatever the jitter: a shutdown under throttling writes at most ten times in 3 s, is never
+        /// silent for longer than a second, and tries once more shortly before the deadline.
+        #[test]
+        fn a_shutdown_is_paced_and_tries_once_more_before_the_deadline(
+            jitter in prop::collection::vec(0.0..=1.0, 20), renewal_ms in 100u64..100_000,
+            deadline_ms in 300u64..20_000,
+        ) {
+            let ms = Duration::from_millis;
+            let mut settings = RenewalSettings::new(ms(renewal_ms), ms(renewal_ms * 5));
+            let deadline = MonotonicTime::ZERO.after(ms(deadline_ms));
+            settings.closes_by = Some(deadline);
+            let mut now = MonotonicTime::ZERO;
+            let mut tries = 0;
+            let last = loop {
+                settings.jitter = jitter[tries % jitter.len()];
+                let next = settings.retry_at(now, u32::try_from(tries).unwrap().min(2));
+                tries += 1;
+                prop_assert!(next.since(now) >= ms(100) && next.since(now) <= ms(1_000));
+                if next >= deadline {
+                    break now;
+                }
+                now = next;
+            };
+            prop_assert!(deadline.since(last) <= ms(250), "{last:?}");
+            if deadline_ms <= 3_000 {
+                prop_assert!(tries <= 10, "{tries}");
+            }
+        }
+    }
+
+    /// A write that is refused again and again is paced as well.
+    #[test]
+    fn refusals_during_a_shutdown_are_paced() {
+        let (clock, hands) = Clock::manual();
+        let limits: Arc<[Limit]> = [Limit::per_second("rps", 100).unwrap()].into();
+        let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+        let bucket = bucket.unwrap();
+        let charges = Request::new(&limits, &[("rps", 7)]).charges().unwrap();
+        bucket.give_back(&clock, None, &limits, &charges);
+        let mut settings = RenewalSettings::new(Duration::from_millis(100), Duration::from_secs(1));
+        let deadline = clock.now().after(Duration::from_secs(3));
+        settings.closes_by = Some(deadline);
+        bucket.close(&clock, &settings);
+        let mut writes = 0;
+        let mut step = bucket.check(&clock, &settings, Why::Due);
+        while clock.now() < deadline {
+            step = match step {
+                Step::Write(_) => {
+                    writes += 1;
+                    let limit = LimitItem {
+                        terms: *limits[0].terms(),
+                        z: 0,
+                        consumed: 0,
+                        ring: None,
+                    };
+                    let found = BucketItem {
+                        sequence: writes,
+                        limits: vec![(limits[0].shared_name().clone(), limit)],
+                        ..BucketItem::default()
+                    };
+                    let outcome = Outcome::Refused(Some(found));
+                    bucket.complete(&clock, &settings, Why::Due, outcome)
+                }
+                Step::Wait(until) => {
+                    hands.advance(until.since(clock.now()));
+                    bucket.check(&clock, &settings, Why::Due)
+                }
+                Step::Idle => panic!("it has given up"),
+            };
+        }
+        assert!((4..=10).contains(&writes), "{writes}");
+        assert_eq!(bucket.unsettled().tokens, 7);
+    }
 
     #[test]
     fn a_process_that_stood_still_does_not_take_its_writes_for_slow() {

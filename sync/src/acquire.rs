@@ -191,14 +191,19 @@ impl<'a> Acquire<'a> {
 
     /// How long to wait for tokens, if the limits do not allow it at once. If they cannot be had
     /// in time, as far as that is known, the answer comes at once. Dropping the future leaves the
-    /// line and consumes nothing. More than ten years count as ten years. Default: zero.
+    /// queue and consumes nothing. More than ten years count as ten years. Default: zero.
     ///
-    /// Whoever waits for a bucket in this process is served in the order in which they came, and
-    /// nobody overtakes them: for all others what they want is as good as gone. An acquire that does
-    /// not wait is admitted if enough is left beyond that, and refused otherwise, with a
-    /// `retry_after` that counts them in. With [`cascade`](Self::cascade) it is first the entity's
-    /// line, and the parent's once that is all that is lacking. Other processes are not in line:
-    /// they draw on the same table.
+    /// Callers of this process who wait for the same bucket form a queue, and nobody takes what
+    /// those before them wait for. An acquire is admitted at once if enough is left beyond that:
+    /// also one that waits, and also behind callers who wait for other limits. One that does not
+    /// wait is refused otherwise, with a `retry_after` that counts the queue in. A request for no
+    /// tokens never waits. With [`cascade`](Self::cascade) it is first the entity's queue, and the
+    /// parent's once that is all that is lacking. Other processes are not in the queue: they draw on
+    /// the same table.
+    ///
+    /// # Errors
+    /// When the time is over: [`Error::RateLimitExceeded`], with the limits that lack tokens and
+    /// when they will have them.
     ///
     /// ```
     /// use std::time::Duration;
@@ -211,6 +216,11 @@ impl<'a> Acquire<'a> {
     /// acquire().await.map(drop)?;
     /// assert!(acquire().await.is_err());
     /// acquire().wait_up_to(Duration::from_secs(3)).await.map(drop)?; // a second later
+    ///
+    /// let late = acquire().wait_up_to(Duration::from_millis(50)).await.unwrap_err();
+    /// let exceeded = late.as_exceeded().expect("a second is too long");
+    /// assert_eq!(exceeded.violations().count(), 1);
+    /// assert!(exceeded.retry_after() > Duration::ZERO);
     /// # Ok(()) }
     /// ```
     pub fn wait_up_to(mut self, patience: Duration) -> Self {
@@ -290,7 +300,7 @@ impl<'a> Acquire<'a> {
         };
         let Admission { engine, strict, .. } = self.admission;
         if engine.is_closed() {
-            return Err(Error::Closed);
+            return Err(Error::ShutDown);
         }
         let Some(targets) = self.known_targets()? else {
             return Err(would_wait());

@@ -41,7 +41,7 @@ impl<'a> Admission<'a> {
     /// Pays, as soon as possible or in its turn.
     pub(crate) async fn pay(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
         if self.engine.is_closed() {
-            return Err(Error::Closed);
+            return Err(Error::ShutDown);
         }
         if let Some(lease) = self.free(targets)? {
             return Ok(lease);
@@ -234,13 +234,13 @@ impl<'a> Admission<'a> {
         let mut is_first = true;
         loop {
             if self.engine.is_closed() {
-                return Err(Error::Closed);
+                return Err(Error::ShutDown);
             }
-            // Blocks are looked at for nothing. A look at the table is a write, which is made if it
-            // looks payable, or if nobody else knows better.
-            let known = self.strict && !(is_first && !targets.iter().any(Target::is_behind));
-            let known = known && !self.engine.breaker.is_open();
-            let lacking = known.then(|| self.lacking(targets)).flatten();
+            // Blocks are looked at for nothing. A look at the table is a write: it is made if the
+            // tokens seem to be there, and at first by whoever is the first in the queue.
+            let is_known = !is_first || targets.iter().any(Target::is_behind);
+            let by_memory = self.strict && is_known && !self.engine.breaker.is_open();
+            let lacking = by_memory.then(|| self.lacking(targets)).flatten();
             let exceeded = match lacking {
                 Some(exceeded) => exceeded,
                 None => match self.pay_once(targets).await {
@@ -285,7 +285,7 @@ impl<'a> Admission<'a> {
     /// far as is known it lacks nothing, what a caller is answered who does not wait.
     async fn answer_now(&self, targets: &[Target<'a>]) -> Result<Lease<'a>, Error> {
         if self.engine.is_closed() {
-            return Err(Error::Closed);
+            return Err(Error::ShutDown);
         }
         match self.lacking(targets) {
             Some(exceeded) => Err(exceeded.into()),
@@ -355,7 +355,7 @@ impl<'a> Admission<'a> {
                 Answer::Ask(asked) => self.ask(targets, asked),
             }
             if self.engine.is_closed() {
-                return Err(Error::Closed);
+                return Err(Error::ShutDown);
             }
             tokio::select! {
                 () = first => {}

@@ -111,7 +111,7 @@ pub enum Error {
     Settings(String),
     /// The limiter has been shut down.
     #[error("the rate limiter has been shut down")]
-    Closed,
+    ShutDown,
 }
 
 /// What sort of [`Error`] it is.
@@ -160,8 +160,8 @@ pub enum ErrorKind {
     Stack,
     /// [`Error::Settings`]
     Settings,
-    /// [`Error::Closed`]
-    Closed,
+    /// [`Error::ShutDown`]
+    ShutDown,
 }
 
 impl Error {
@@ -187,7 +187,7 @@ impl Error {
             #[cfg(feature = "stack")]
             Self::Stack(_) => ErrorKind::Stack,
             Self::Settings(_) => ErrorKind::Settings,
-            Self::Closed => ErrorKind::Closed,
+            Self::ShutDown => ErrorKind::ShutDown,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::{Limit, http};
+use crate::{Limit, ValidationError, http};
 
 /// The shortest `retry_after` of a limit that refused. Where refill came in between the refusal and
 /// the answer, less would say "at once".
@@ -26,6 +26,7 @@ pub(crate) const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct LimitStatus {
     /// Whose bucket it is: the entity or its parent.
     pub entity_id: String,
@@ -55,6 +56,49 @@ impl LimitStatus {
     pub fn deficit(&self) -> u64 {
         let missing = i128::from(self.requested) - i128::from(self.available);
         u64::try_from(missing.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+/// A status as it is deserialised.
+#[derive(Deserialize)]
+struct Unchecked {
+    entity_id: String,
+    resource: String,
+    limit: Limit,
+    available: i64,
+    requested: u64,
+    exceeded: bool,
+    retry_after: Duration,
+}
+
+impl TryFrom<Unchecked> for LimitStatus {
+    type Error = ValidationError;
+
+    fn try_from(unchecked: Unchecked) -> Result<Self, ValidationError> {
+        let Unchecked {
+            entity_id,
+            resource,
+            limit,
+            available,
+            requested,
+            exceeded,
+            retry_after,
+        } = unchecked;
+        let status = Self {
+            entity_id,
+            resource,
+            limit,
+            available,
+            requested,
+            exceeded,
+            retry_after,
+        };
+        let lacks = status.deficit() > 0 && status.requested > 0;
+        if status.exceeded && (!lacks || status.retry_after.is_zero()) {
+            let rule = "needs more requested than available, and a retry_after of more than zero";
+            return Err(ValidationError::new("exceeded", true, rule));
+        }
+        Ok(status)
     }
 }
 
@@ -303,6 +347,7 @@ impl Serialize for RateLimitExceeded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn status(name: &str, exceeded: bool, retry_after: Duration) -> LimitStatus {
@@ -341,6 +386,64 @@ mod tests {
             "limits": [limit("tpm", false, 0.0), limit("rpm", true, 7.200_001)],
         });
         assert_eq!(exceeded.as_json(), expected);
+    }
+
+    fn statuses() -> impl Strategy<Value = Vec<LimitStatus>> {
+        let retry_after = prop_oneof![
+            Just(Duration::ZERO),
+            (1..2_000_000_u64).prop_map(Duration::from_nanos),
+            any::<Duration>(),
+        ];
+        let requested = prop_oneof![Just(0), 1..100_u64, any::<u64>()];
+        let one = (any::<i64>(), requested, any::<bool>(), retry_after);
+        let one = one.prop_map(
+            |(available, requested, exceeded, retry_after)| LimitStatus {
+                available,
+                requested,
+                ..status("rpm", exceeded, retry_after)
+            },
+        );
+        prop::collection::vec(one, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_refuses_a_refusal_names_what_lacks_and_never_says_at_once(
+            statuses in statuses(), may_have in any::<bool>(),
+        ) {
+            let asked = statuses.iter().any(|status| status.requested > 0);
+            let exceeded = RateLimitExceeded::new(statuses.clone(), |_| may_have);
+            prop_assert_eq!(exceeded.is_some(), asked);
+            let Some(exceeded) = exceeded else { return Ok(()) };
+            prop_assert!(exceeded.violations().count() > 0);
+            prop_assert_eq!(exceeded.statuses().len(), statuses.len());
+            for (status, before) in exceeded.statuses().iter().zip(&statuses) {
+                if status.exceeded {
+                    prop_assert!(status.requested > 0 && status.deficit() > 0);
+                    prop_assert_eq!(status.retry_after, before.retry_after.max(RETRY_AFTER_MIN));
+                    let json = serde_json::to_value(status).unwrap();
+                    prop_assert_eq!(&serde_json::from_value::<LimitStatus>(json).unwrap(), status);
+                } else {
+                    prop_assert!(!before.exceeded || before.requested == 0);
+                }
+            }
+            prop_assert_ne!(exceeded.retry_after_header(), "0");
+            prop_assert!(exceeded.rate_limit_header().contains(";t="));
+        }
+    }
+
+    #[test]
+    fn of_those_that_may_have_refused_it_is_the_one_that_lacks_most() {
+        let millis = Duration::from_millis;
+        let named = |statuses, may_have: &str| {
+            let may_have = |status: &LimitStatus| status.limit.name() == may_have;
+            let exceeded = RateLimitExceeded::new(statuses, may_have).unwrap();
+            let names = exceeded.violations().map(|status| status.limit.name());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let statuses = || vec![status("a", false, millis(9)), status("b", false, millis(2))];
+        assert_eq!(named(statuses(), "neither"), "a");
+        assert_eq!(named(statuses(), "b"), "b");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use zae_limiter_core::{Clock, table_name};
 use crate::acquire::Acquire;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
-use crate::reconciler::{Closed, Driver};
+use crate::reconciler::{Driver, ShutdownReport};
 use crate::settings::{FailureMode, Mode, Overrides, Settings};
 use crate::store::{ConnectOptions, DynamoDbStore, MemoryStore, Store};
 use crate::{Available, Error, Limit, version};
@@ -17,7 +17,8 @@ use crate::{Available, Error, Limit, version};
 ///
 /// Cheap to clone; clones share everything. Must be made inside a tokio runtime, on which its
 /// reconciler runs. Call [`shutdown`](Self::shutdown) before the process ends, so that the tokens
-/// in hand go back to the table at once and not only by refill.
+/// in hand go back to the table at once and not only by refill. When the last clone is dropped
+/// without it, the same is tried in the background for two seconds.
 ///
 /// ```
 /// # use zae_limiter::{Limit, RateLimiter};
@@ -127,8 +128,17 @@ impl RateLimiter {
     }
 
     /// Gives all tokens in hand back to the table, and ends the reconciler. All clones of the
-    /// limiter are shut down; their acquires answer [`Error::Closed`]. What cannot be given back
-    /// within `deadline` expires, and refill replaces it.
+    /// limiter are shut down; their acquires answer [`Error::ShutDown`].
+    ///
+    /// It ends as soon as everything is given back, or else at the `deadline`. While the table
+    /// throttles or fails, each bucket is tried again after a pause that grows from about 0.2 s to
+    /// about 1 s and is never the same; while the table is out of reach it is only probed. The
+    /// report says to the token what was given back and what was not: that expires, and refill
+    /// replaces it.
+    ///
+    /// Dropping the future does not stop the shutdown: it goes on in the background until its
+    /// deadline, if the runtime lives that long. Calling this again waits for the same shutdown,
+    /// with the earlier of the two deadlines, and returns the same report.
     ///
     /// ```
     /// # use zae_limiter::{ErrorKind, Limit, RateLimiter};
@@ -136,16 +146,21 @@ impl RateLimiter {
     /// # let limiter = RateLimiter::builder("my-app").in_memory().connect().await?;
     /// use std::time::Duration;
     ///
-    /// let closed = limiter.shutdown(Duration::from_secs(5)).await;
-    /// assert_eq!(closed.unreturned, 0);
     /// let limits = [Limit::per_minute("rpm", 100)?];
-    /// let acquire = limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
-    /// assert_eq!(acquire.await.unwrap_err().kind(), ErrorKind::Closed);
+    /// let acquire = || limiter.acquire("user", "api").limits(&limits).consume("rpm", 1);
+    /// acquire().await?.commit();
+    /// let report = limiter.shutdown(Duration::from_secs(5)).await;
+    /// assert!(report.is_complete(), "{} tokens are not given back", report.unreturned);
+    /// assert_eq!(acquire().await.unwrap_err().kind(), ErrorKind::ShutDown);
     /// # Ok(()) }
     /// ```
-    pub async fn shutdown(&self, deadline: Duration) -> Closed {
-        let closed = self.driver.close(deadline).await;
-        closed.unwrap_or(Closed { unreturned: 0 })
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let report = self.driver.close(deadline).await;
+        report.unwrap_or_else(|| {
+            let limiter = &self.engine.name;
+            tracing::error!(limiter, "the reconciler ended before its time");
+            ShutdownReport::without_shutdown(self.engine.cache.all())
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! A test that needs the endpoint fails without it; none is skipped. `tests/run` starts
 //! LocalStack and sets everything.
 
+pub mod callers;
 pub mod desk;
 pub mod fleet;
 pub mod journal;

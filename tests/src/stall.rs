@@ -113,7 +113,7 @@ pub async fn hits_while_the_table_hangs(span: Duration) -> Result<[Latency; 2], 
         );
         failed.or(failed_too).map_or(Ok(latencies), Err)
     });
-    measured.await.unwrap_or(Err(Error::Closed))
+    measured.await.unwrap_or(Err(Error::ShutDown))
 }
 
 /// Acquires without tokens in hand while the breaker is open.

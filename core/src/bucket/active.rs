@@ -10,7 +10,7 @@ use super::Shortage;
 use super::demand_meter::DemandMeter;
 use crate::kernel::item::BucketItem;
 use crate::kernel::plan::{self, Seen};
-use crate::kernel::{Applied, Ask, DirectDemand, Kernel, Now, Report};
+use crate::kernel::{Applied, Ask, DirectDemand, Kernel, Now, Report, Unsettled, WriteEffect};
 use crate::knowledge::Knowledge;
 use crate::local::LocalShares;
 use crate::pending_usage::PendingUsage;
@@ -18,9 +18,6 @@ use crate::policy::{Asks, Decision, DemandReports, DirectDemands, Pace, Policy, 
 use crate::renewal::{Outcome, Pauses, Reason, RenewalSettings, Step, Why};
 use crate::request::Charges;
 use crate::{Limit, MonotonicTime, Tick, WallTime};
-
-/// How often a write of a closing process may fail before it gives up.
-const CLOSING_FAILURES_MAX: u32 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -253,42 +250,40 @@ impl Active {
         let samples = self.meter.take_samples();
         let policy = self.policy.get_or_insert_with(settings.policy);
         policy.observe(now, &pace, &samples);
-        let unreported = self
-            .unreported_demand_since(now.wall)
-            .filter(|_| why == Why::Due);
+        let closing = settings.closes_by.is_some();
+        let unreported = self.unreported_demand_since(now.wall);
+        let unreported = unreported.filter(|_| why == Why::Due && !closing);
         self.direct.reconciler_knows = unreported.is_some();
         if self.kernel.is_writing() {
             return Step::Wait(now.monotonic.after(pace.renewal));
+        }
+        let settled = self.kernel.is_settled() && self.usage.is_reported();
+        if closing && settled && self.kernel.unspent() == 0 {
+            return Step::Idle;
         }
         if why == Why::Suspended {
             return Step::Wait(MonotonicTime::NEVER);
         }
         let pause = self.pauses.until();
-        if now.monotonic < pause && why == Why::Due {
+        if now.monotonic < pause {
             return Step::Wait(pause);
         }
-        if why == Why::Closing {
-            let settled = self.kernel.is_settled() && self.usage.is_reported();
-            let done = settled && self.kernel.unspent() == 0;
-            return if done || self.pauses.failures > CLOSING_FAILURES_MAX {
-                Step::Idle // a block expires by itself
-            } else {
-                self.plan(now, settings, why)
-            };
+        if closing {
+            return self.plan(now, settings);
         }
         let report_at = unreported.map(|since| since.after(pace.renewal));
         if report_at.is_some_and(|at| at <= now.monotonic) && self.direct.is_unreported() {
-            return self.plan(now, settings, why);
+            return self.plan(now, settings);
         }
         let view = self.view(now, pace, true);
         let decision = self.policy.as_mut().map(|policy| policy.decide(&view));
         // What is to be reported may be on its way with an acquire's write.
         let report_at = report_at.map(|at| at.max(now.monotonic.after(pace.renewal / 4)));
         match decision {
-            Some(Decision::Renew) => self.plan(now, settings, why),
+            Some(Decision::Renew) => self.plan(now, settings),
             Some(Decision::Wait(until)) => Step::Wait(report_at.map_or(until, |at| at.min(until))),
             // What is held or owed is not forgotten, whatever the policy thinks.
-            Some(Decision::Rest) if !view.is_at_rest() => self.plan(now, settings, why),
+            Some(Decision::Rest) if !view.is_at_rest() => self.plan(now, settings),
             Some(Decision::Rest) | None => report_at.map_or(Step::Idle, Step::Wait),
         }
     }
@@ -311,12 +306,12 @@ impl Active {
     }
 
     /// The write that renews the block, or gives everything back.
-    fn plan(&mut self, now: Now, settings: &RenewalSettings, why: Why) -> Step {
+    fn plan(&mut self, now: Now, settings: &RenewalSettings) -> Step {
         let pace = settings.pace(self.pauses.is_throttled());
         self.kernel.release(now.monotonic);
         let view = self.view(now, pace, true);
         let policy = self.policy.get_or_insert_with(settings.policy);
-        let mut asks = if why == Why::Due {
+        let mut asks = if settings.closes_by.is_none() {
             policy.ask(&view)
         } else {
             Asks::new()
@@ -373,7 +368,7 @@ impl Active {
         self.usage.turn_hour(now);
         let again = self.kernel.is_writing() && self.take_in(now, settings, outcome);
         let step = if again && why != Why::Suspended {
-            Some(self.plan(now, settings, why))
+            Some(self.plan(now, settings))
         } else {
             None
         };
@@ -442,6 +437,23 @@ impl Active {
     fn failed(&mut self, now: Now, settings: &RenewalSettings, reason: Reason) {
         self.pauses.failed(now.monotonic, settings, reason);
         self.meter.give_up();
+    }
+
+    /// What is open between this process and the table.
+    pub(super) fn unsettled(&self) -> Unsettled {
+        Unsettled {
+            consumption: self.usage.unreported(),
+            ..self.kernel.unsettled()
+        }
+    }
+
+    /// What the write under way does once it is applied.
+    pub(super) fn in_flight(&self) -> WriteEffect {
+        let effect = self.kernel.in_flight();
+        effect.map_or_else(WriteEffect::default, |effect| WriteEffect {
+            reported: self.usage.reporting(),
+            ..effect
+        })
     }
 
     /// The bucket is going to be looked at then.

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
+use self::active::Active;
 pub use self::shared::{BucketRef, Hit};
 use self::state::State;
 use crate::kernel::item::BucketItem;
 use crate::kernel::plan::Seen;
-use crate::kernel::{Now, Position};
+use crate::kernel::{Now, Position, Unsettled, WriteEffect};
 use crate::knowledge::Knowledge;
 use crate::local::{LocalLevel, local_time};
 use crate::policy::DemandReports;
@@ -89,12 +90,12 @@ impl Drop for Locked<'_> {
             fingerprint: fingerprint(&state.limits),
             ..Filling::default()
         };
-        let waiting = state.line.is_some();
+        let withheld = state.closed || state.line.is_some();
         if let Some(active) = state.active.as_deref_mut() {
             filling.generation = active.kernel.generation();
             let told = state.hinted || active.kernel.is_writing();
             for lane in 0..active.limits.len().min(LANES) {
-                let most = if waiting { 0 } else { LANE_MAX };
+                let most = if withheld { 0 } else { LANE_MAX };
                 filling.tokens[lane] = active.kernel.lend(lane, most);
                 filling.low_water[lane] = if told { 0 } else { active.low_water(lane) };
             }
@@ -378,6 +379,34 @@ impl Bucket {
         if let Some(active) = self.lock().active.as_deref_mut() {
             active.pauses.resume();
         }
+    }
+
+    /// A shutdown has begun, whose deadline is in `settings`: the bucket pays for nothing any more.
+    /// A pause that it is in ends no later than the first one of a shutdown, however rare renewals
+    /// are.
+    pub fn close(&self, clock: &Clock, settings: &RenewalSettings) {
+        let mut state = self.lock();
+        state.closed = true;
+        if let Some(active) = state.active.as_deref_mut() {
+            active.pauses.close(clock.now(), settings);
+        }
+    }
+
+    /// What is open between this process and the table. What the write under way settles counts
+    /// as open.
+    #[must_use]
+    pub fn unsettled(&self) -> Unsettled {
+        let state = self.lock();
+        let active = state.active.as_deref();
+        active.map_or_else(Unsettled::default, Active::unsettled)
+    }
+
+    /// What the write under way does once it is applied; nothing if there is none.
+    #[must_use]
+    pub fn in_flight(&self) -> WriteEffect {
+        let state = self.lock();
+        let active = state.active.as_deref();
+        active.map_or_else(WriteEffect::default, Active::in_flight)
     }
 
     /// Why the bucket cannot be asked for, if it is in a pause after a failure.

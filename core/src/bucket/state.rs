@@ -21,6 +21,8 @@ pub(super) struct State {
     generation: u32,
     /// The reconciler has been told, and has not looked yet.
     pub(super) hinted: bool,
+    /// The process shuts down: what is held is given back, and pays for nothing any more.
+    pub(super) closed: bool,
     /// Who waits. Meanwhile nothing is in the purse.
     pub(super) line: Option<Box<Line>>,
 }
@@ -32,6 +34,7 @@ impl State {
             active: None,
             generation: 0,
             hinted: false,
+            closed: false,
             line: None,
         }
     }
@@ -85,6 +88,9 @@ impl State {
         request: &Request<'_>,
     ) -> Result<Charges, Shortage> {
         let charges = self.resolve(request).ok_or(Shortage::Undeclared)?;
+        if self.closed {
+            return Err(Shortage::Miss);
+        }
         let needed = self.needed(request, &charges);
         let Some(active) = self.active.as_deref_mut() else {
             return if charges.is_empty() {

@@ -40,8 +40,8 @@ pub use self::charge::{Payer, Payment, Payments};
 pub(crate) use self::guards::overdraft_max;
 pub use self::plan::DirectDemand;
 pub(crate) use self::renewal::{Applied, Report, Sighting};
-pub use self::renewal::{Ask, Offer, Settled, SettledLimit};
-pub use self::spending::Position;
+pub use self::renewal::{Ask, Offer, Settled, SettledLimit, WriteEffect};
+pub use self::spending::{Position, Unsettled};
 pub use self::trickle::Trickle;
 use item::BucketItem;
 use plan::{RingEntry, Seen};
@@ -93,6 +93,10 @@ pub struct Now {
     /// For what is written to the table.
     pub wall: WallTime,
 }
+
+/// How many writes of a bucket may be found to have been made at once: answers to direct writes that
+/// overlap arrive together.
+const AT_ONCE_MAX: u64 = 1_000;
 
 impl Kernel {
     /// Of a bucket of which nothing is held, with so many limits.
@@ -192,7 +196,8 @@ impl Kernel {
         // Numbers begin with the microsecond in which the item is made, and go up by one per write. An
         // item that was made again does not know what was entered into the one before.
         let elapsed = now.since(self.seen_at).as_micros();
-        let remade = self.seen.item().is_some() && u128::from(since) > elapsed + u128::from(writes);
+        let at_most = elapsed + u128::from(writes + AT_ONCE_MAX);
+        let remade = self.seen.item().is_some() && u128::from(since) > at_most;
         if remade {
             for account in &mut self.accounts {
                 account.entry = None;

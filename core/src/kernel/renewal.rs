@@ -146,6 +146,17 @@ struct LimitInFlight {
     outdated: bool,
 }
 
+/// What the write under way does once it is applied, summed over the limits of a bucket, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteEffect {
+    /// What it gives back.
+    pub returned: u64,
+    /// What it debits, beyond what is held already.
+    pub debited: u64,
+    /// Consumption that it reports.
+    pub reported: i64,
+}
+
 /// How a write that was applied has ended.
 pub(crate) enum Applied {
     /// It has brought the stored terms up to date, and nothing else: the transfers need another.
@@ -347,6 +358,17 @@ impl Kernel {
     pub(super) fn under_way(&self, at: usize) -> (u64, u64) {
         let flight = self.moved(at);
         flight.map_or((0, 0), |flight| (flight.owed, flight.spent))
+    }
+
+    /// What the write under way does once it is applied; none if there is none, or it only converts.
+    pub(crate) fn in_flight(&self) -> Option<WriteEffect> {
+        let flight = self.in_flight.as_ref().filter(|f| !f.only_converts)?;
+        let mut sum = WriteEffect::default();
+        for f in &flight.limits {
+            sum.returned += f.surplus + f.credited + f.revoked;
+            sum.debited += f.stock + f.trickle - f.kept + f.owed;
+        }
+        Some(sum)
     }
 
     /// What the write under way gives back, and brings beyond what is held already.

@@ -24,12 +24,27 @@ pub struct Position {
 }
 
 impl Position {
+    /// Debited from the table or owed by it, and not consumed.
+    fn held(&self) -> u64 {
+        self.stock + self.pending + self.returning + self.revoked + self.credit
+    }
+
     /// What the process would have if everybody paid up, whether the block has expired or not.
     #[must_use]
     pub fn net(&self) -> i128 {
-        let held = self.stock + self.pending + self.returning + self.revoked + self.credit;
-        i128::from(held) - i128::from(self.debt)
+        i128::from(self.held()) - i128::from(self.debt)
     }
+}
+
+/// What is open between a process and the table, summed over the limits of a bucket, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// To be given back: held in a block, expired or not, or to be credited.
+    pub tokens: u64,
+    /// Consumed beyond what was held, to be debited.
+    pub debt: u64,
+    /// Consumption that was not reported, net of what was taken back.
+    pub consumption: i64,
 }
 
 impl Kernel {
@@ -146,6 +161,16 @@ impl Kernel {
         account.revoked += stock + account.trickle.cancel(u64::MAX);
         self.outdate(at);
         self.begin_generation();
+    }
+
+    /// What is open between this process and the table; what the write under way settles counts as open.
+    pub(crate) fn unsettled(&self) -> Unsettled {
+        let mut sum = Unsettled::default();
+        for position in (0..self.accounts.len()).map(|at| self.position(at)) {
+            sum.tokens += position.held();
+            sum.debt += position.debt;
+        }
+        sum
     }
 
     pub(crate) fn position(&self, at: usize) -> Position {

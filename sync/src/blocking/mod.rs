@@ -46,7 +46,7 @@ pub use acquire::Acquire;
 pub use handle::BucketHandle;
 pub use lease::Lease;
 
-use crate::reconciler::Closed;
+use crate::reconciler::ShutdownReport;
 use crate::{
     AuditEvent, Available, Entity, EntityCapacity, EntityChange, Error, Limit, LimitScope, Metrics,
     NewEntity, Page, PageRequest, RateLimiterBuilder, ResourceCapacity, UsageQuery, UsageSnapshot,
@@ -179,7 +179,7 @@ impl RateLimiter {
     waiting! {
         available(entity_id: &str, resource: &str, limits: &[Limit])
             -> Result<Vec<Available>, Error>;
-        shutdown(deadline: Duration) -> Closed;
+        shutdown(deadline: Duration) -> ShutdownReport;
         create_entity(entity: NewEntity) -> Result<Entity, Error>;
         get_entity(id: &str) -> Result<Option<Entity>, Error>;
         set_parent(id: &str, parent_id: Option<&str>) -> Result<(), Error>;

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-use tokio::task::{self, JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{self, JoinSet};
 use tokio::time;
 use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::plan::Plan;
@@ -15,6 +13,7 @@ use zae_limiter_core::renewal::RenewalSettings;
 use zae_limiter_core::{Bucket, Limit, MonotonicTime};
 
 use super::machine::{Action, Machine};
+use super::report::ShutdownReport;
 use crate::engine::Engine;
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -26,51 +25,53 @@ const DEADLINE_MAX: Duration = Limit::PERIOD_MAX;
 /// How long the table may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a shutdown went.
-///
-/// See the example of [`RateLimiter::shutdown`](crate::RateLimiter::shutdown).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closed {
-    /// Buckets whose tokens could not be given back in time. They are lost until refill heals
-    /// it; nothing is ever admitted twice.
-    pub unreturned: usize,
-}
-
 /// The running reconciler of one limiter. Dropping it lets it give everything back in the
 /// background.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    close: Mutex<Option<oneshot::Sender<Duration>>>,
-    task: Mutex<Option<JoinHandle<Closed>>>,
+    /// When the shutdown that was asked for is to be over.
+    deadline: watch::Sender<Option<time::Instant>>,
+    report: watch::Receiver<Option<ShutdownReport>>,
 }
 
 impl Driver {
     pub(crate) fn start(engine: Arc<Engine>) -> Self {
-        let (close, closing) = oneshot::channel();
-        let task = tokio::spawn(run(engine, closing));
-        Self {
-            close: Mutex::new(Some(close)),
-            task: Mutex::new(Some(task)),
-        }
+        let (deadline, closing) = watch::channel(None);
+        let (reported, report) = watch::channel(None);
+        tokio::spawn(async move {
+            let report = run(engine, closing).await;
+            reported.send_replace(Some(report));
+        });
+        Self { deadline, report }
     }
 
-    /// Gives everything back, within `deadline`; none if that was asked for before.
-    pub(crate) async fn close(&self, deadline: Duration) -> Option<Closed> {
-        let close = self.close.lock().take()?;
-        let task = self.task.lock().take()?;
-        let _ = close.send(deadline);
-        Some(task.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the reconciler has ended before its time");
-            Closed { unreturned: 0 }
-        }))
+    /// Gives everything back within `deadline`, or what is left of an earlier one if that is less.
+    /// None if the reconciler has ended without a report: its runtime has, or it has panicked.
+    pub(crate) async fn close(&self, deadline: Duration) -> Option<ShutdownReport> {
+        let deadline = time::Instant::now() + deadline.min(DEADLINE_MAX);
+        self.deadline.send_if_modified(|earlier| {
+            let sooner = earlier.is_none_or(|earlier| deadline < earlier);
+            if sooner {
+                *earlier = Some(deadline);
+            }
+            sooner
+        });
+        let mut report = self.report.clone();
+        let report = report.wait_for(Option::is_some).await;
+        report.ok().and_then(|report| *report)
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(close) = self.close.lock().take() {
-            let _ = close.send(DROP_DEADLINE);
-        }
+        // A shutdown that nobody waits for any more keeps its deadline.
+        self.deadline.send_if_modified(|earlier| {
+            let dropped = earlier.is_none();
+            if dropped {
+                *earlier = Some(time::Instant::now() + DROP_DEADLINE);
+            }
+            dropped
+        });
     }
 }
 
@@ -124,7 +125,10 @@ impl Requests {
     }
 }
 
-async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> Closed {
+async fn run(
+    engine: Arc<Engine>,
+    mut closing: watch::Receiver<Option<time::Instant>>,
+) -> ShutdownReport {
     let leased = &engine.leased;
     let settings = RenewalSettings::new(leased.renewal_interval(), leased.lease_ttl());
     let seed = fastrand::u64(..);
@@ -144,10 +148,11 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
         while let Some(action) = machine.tick(&engine.clock) {
             act(&engine, &mut requests, Some(action));
         }
-        if deadline.is_some() && machine.writing() == 0 && !engine.has_background_work() {
+        if deadline.is_some() && machine.watched() == 0 && !engine.has_background_work() {
             break;
         }
         tokio::select! {
+            biased; // an answer that is there at the deadline counts
             Some(answer) = requests.answer() => match answer {
                 Answer::Write(bucket, outcome) => {
                     let action = machine.done(&engine.clock, bucket.clone(), outcome);
@@ -159,27 +164,31 @@ async fn run(engine: Arc<Engine>, mut closing: oneshot::Receiver<Duration>) -> C
                     machine.probed(&engine.clock, result);
                 }
             },
+            () = expired(deadline) => break,
+            Ok(()) = closing.changed() => {
+                deadline = *closing.borrow_and_update();
+                engine.close();
+                engine.wake_all(); // nobody is served any more
+                let within = deadline.map_or(Duration::ZERO, |at| {
+                    at.saturating_duration_since(time::Instant::now())
+                });
+                let closes_by = engine.clock.now().after(within);
+                machine.close(&engine.clock, closes_by, engine.cache.all());
+            }
             () = engine.bell.notified() => {}
             () = until(&engine, machine.next_due()) => {}
-            within = &mut closing, if deadline.is_none() => {
-                let within = within.unwrap_or(DROP_DEADLINE).min(DEADLINE_MAX);
-                deadline = Some(time::Instant::now() + within);
-                engine.close();
-                machine.close(&engine.clock, engine.cache.all());
-            }
-            () = expired(deadline) => break,
         }
     }
     engine.wake_all();
-    let unreturned = machine.writing();
-    if unreturned > 0 {
+    let report = machine.report(engine.cache.all());
+    if !report.is_complete() {
         tracing::warn!(
             limiter = engine.name,
-            unreturned,
-            "not all blocks were given back in time"
+            ?report,
+            "not everything was given back before the deadline"
         );
     }
-    Closed { unreturned }
+    report
 }
 
 fn act(engine: &Arc<Engine>, requests: &mut Requests, action: Option<Action>) {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use zae_limiter_core::plan::Plan;
 use zae_limiter_core::renewal::{Outcome, RenewalSettings, Step, Why};
-use zae_limiter_core::{Bucket, Clock, MonotonicTime};
+use zae_limiter_core::{Bucket, BucketKey, Clock, MonotonicTime, WriteEffect};
 
+use super::report::{self, ShutdownReport};
 use crate::breaker::Breaker;
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -63,7 +64,10 @@ pub struct Machine {
     idle_ttl: Duration,
     breaker: Arc<Breaker>,
     rng: fastrand::Rng,
-    closing: bool,
+    /// Tokens that writes have given back since the shutdown began.
+    returned: u64,
+    /// What writes of unknown outcome may have done since then, by bucket.
+    in_doubt: HashMap<BucketKey, WriteEffect>,
     /// The buckets to look at again, by address; the queue may hold stale times of theirs.
     watched: HashMap<usize, Watched>,
     queue: BinaryHeap<Reverse<(MonotonicTime, usize)>>,
@@ -89,8 +93,8 @@ enum Watch {
 
 impl Machine {
     /// A machine that watches nothing yet. A bucket that has been idle for `idle_ttl` is
-    /// forgotten; while `breaker` is open nothing is written but what a shutdown gives back; the
-    /// jitter of its pauses follows from `seed`.
+    /// forgotten; while `breaker` is open nothing is written; the jitter of its pauses follows from
+    /// `seed`.
     ///
     /// See the example of [`Machine`].
     #[must_use]
@@ -105,7 +109,8 @@ impl Machine {
             idle_ttl,
             breaker,
             rng: fastrand::Rng::with_seed(seed),
-            closing: false,
+            returned: 0,
+            in_doubt: HashMap::new(),
             watched: HashMap::new(),
             queue: BinaryHeap::new(),
             idle: VecDeque::new(),
@@ -172,8 +177,24 @@ impl Machine {
             self.settings.learn_latency(now.since(sent));
         }
         self.settings.jitter = self.rng.f64();
+        if self.is_closing() {
+            self.account(&bucket, &outcome);
+        }
         let step = bucket.complete(clock, &self.settings, self.why(), outcome);
         self.follow(clock, bucket, step)
+    }
+
+    /// Keeps the accounts of a shutdown: a write of `bucket` is about to end like this.
+    fn account(&mut self, bucket: &Bucket, outcome: &Outcome) {
+        let effect = bucket.in_flight();
+        match outcome {
+            Outcome::Applied(_) => self.returned += effect.returned,
+            Outcome::Unknown(_) if effect != WriteEffect::default() => {
+                let doubt = self.in_doubt.entry(bucket.key().clone()).or_default();
+                report::add(doubt, &effect);
+            }
+            _ => {}
+        }
     }
 
     /// What a write that ended like this means, for the bucket and for the table.
@@ -202,15 +223,19 @@ impl Machine {
     }
 
     /// The probe has ended. If the table answers again, everything that waited for that is due;
-    /// each bucket is written at most once for it.
+    /// each bucket is written at most once for it. During a shutdown buckets keep their pauses: no
+    /// caller waits, and a table that answers probes may still fail every write.
     pub fn probed(&mut self, clock: &Clock, result: Result<(), StoreError>) {
         if !self.breaker.probed(clock.now(), result) {
             return;
         }
         let now = clock.now();
+        let closing = self.is_closing();
         for (key, watched) in &mut self.watched {
             if !matches!(watched.state, Watch::Writing(_)) {
-                watched.bucket.resume();
+                if !closing {
+                    watched.bucket.resume();
+                }
                 watched.state = Watch::Due(now);
                 self.queue.push(Reverse((now, *key)));
             }
@@ -244,12 +269,55 @@ impl Machine {
         None
     }
 
-    /// From now on everything is given back. Call [`tick`](Self::tick) until it returns nothing
-    /// and [`writing`](Self::writing) is zero.
-    pub fn close(&mut self, clock: &Clock, buckets: impl IntoIterator<Item = Arc<Bucket>>) {
-        self.closing = true;
+    /// From now on everything is given back, until `deadline` at the latest. Call
+    /// [`tick`](Self::tick) until nothing is [`watched`](Self::watched). Called again, it changes the
+    /// deadline.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use zae_limiter::breaker::Breaker;
+    /// # use zae_limiter::reconciler::{Action, Machine};
+    /// # use zae_limiter::store::WriteOutcome;
+    /// # use zae_limiter::{Clock, Limit};
+    /// # use zae_limiter_core::item::BucketItem;
+    /// # use zae_limiter_core::renewal::RenewalSettings;
+    /// # use zae_limiter_core::{BucketCache, Request};
+    /// # let (clock, _hands) = Clock::manual();
+    /// # let settings = RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5));
+    /// # let breaker = Arc::new(Breaker::new(settings.renewal, 7));
+    /// # let mut machine = Machine::new(settings, Duration::from_secs(600), breaker, 7);
+    /// # let limits: Arc<[Limit]> = [Limit::per_minute("rpm", 100)?].into();
+    /// # let cache = BucketCache::new();
+    /// # let bucket = cache.get_or_insert("user", "api", &limits)?;
+    /// # bucket.want(&Request::new(&limits, &[("rpm", 10)]));
+    /// # let mut table = None;
+    /// let mut action = machine.look(&clock, bucket.bucket().clone()); // debits a block
+    /// while let Some(Action::Write(asked, plan)) = action {
+    ///     let outcome = match BucketItem::apply(&mut table, &plan.write) {
+    ///         Ok(item) => WriteOutcome::Applied(item),
+    ///         Err(found) => WriteOutcome::Refused(found),
+    ///     };
+    ///     machine.done(&clock, asked, outcome);
+    ///     machine.close(&clock, clock.now().after(Duration::from_secs(3)), cache.all());
+    ///     action = machine.tick(&clock); // gives it back
+    /// }
+    /// assert_eq!(machine.watched(), 0);
+    /// let report = machine.report(cache.all());
+    /// assert!(report.returned >= 10 && report.is_complete());
+    /// # Ok::<(), zae_limiter::Error>(())
+    /// ```
+    pub fn close(
+        &mut self,
+        clock: &Clock,
+        deadline: MonotonicTime,
+        buckets: impl IntoIterator<Item = Arc<Bucket>>,
+    ) {
+        self.settings.closes_by = Some(deadline);
         let now = clock.now();
         for bucket in buckets {
+            self.settings.jitter = self.rng.f64();
+            bucket.close(clock, &self.settings);
             let key = address(&bucket);
             let watched = self.watched.entry(key).or_insert(Watched {
                 bucket,
@@ -262,11 +330,23 @@ impl Machine {
         }
     }
 
+    /// How the shutdown has gone so far, with what is left in `buckets`: all that the process knows.
+    ///
+    /// See the example of [`Machine::close`].
+    #[must_use]
+    pub fn report(&self, buckets: impl IntoIterator<Item = Arc<Bucket>>) -> ShutdownReport {
+        ShutdownReport::of(self.returned, self.in_doubt.clone(), buckets)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.settings.closes_by.is_some()
+    }
+
     fn why(&self) -> Why {
-        match (self.closing, self.breaker.is_open()) {
-            (true, _) => Why::Closing,
-            (false, true) => Why::Suspended,
-            (false, false) => Why::Due,
+        if self.breaker.is_open() {
+            Why::Suspended
+        } else {
+            Why::Due
         }
     }
 

@@ -4,7 +4,8 @@
 
 mod driver;
 mod machine;
+mod report;
 
-pub use driver::Closed;
 pub(crate) use driver::{DROP_DEADLINE, Driver};
 pub use machine::{Action, Machine};
+pub use report::ShutdownReport;

@@ -96,8 +96,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let deadline = Duration::from_millis(arguments.shutdown_ms);
-    let closed = limiter.shutdown(deadline).await;
-    journal.ended(refused, unavailable, u64::try_from(closed.unreturned)?)?;
+    let report = limiter.shutdown(deadline).await;
+    journal.ended(refused, unavailable, report.unreturned)?;
     Ok(())
 }
 

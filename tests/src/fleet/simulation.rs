@@ -191,7 +191,7 @@ impl<'a> Simulation<'a> {
 
     fn play_until(&mut self, end: u64) {
         while let Some(&Reverse((at, _, event))) = self.events.peek() {
-            if at > end || self.closing && self.flights.is_empty() {
+            if at > end || self.has_closed() {
                 break;
             }
             self.events.pop();
@@ -201,6 +201,11 @@ impl<'a> Simulation<'a> {
         if !self.closing {
             self.advance_to(end);
         }
+    }
+
+    fn has_closed(&self) -> bool {
+        let idle = |process: &Process| process.machine.watched() == 0;
+        self.closing && self.flights.is_empty() && self.processes.iter().all(idle)
     }
 
     fn advance_to(&mut self, at: u64) {
@@ -476,7 +481,8 @@ impl<'a> Simulation<'a> {
                 .values()
                 .map(|seat| seat.bucket.bucket().clone())
                 .collect();
-            p.machine.close(&self.clock, buckets);
+            let deadline = self.clock.now().after(CLOSING);
+            p.machine.close(&self.clock, deadline, buckets);
             p.wakes_at = self.now;
             self.wake(process);
         }

@@ -195,7 +195,7 @@ fn a_shutdown_ends_in_time_and_closes() {
     let closed = limiter.shutdown(Duration::from_millis(200));
     assert_eq!(closed.unreturned, 1);
     assert!(begun.elapsed() < Duration::from_secs(20));
-    assert!(matches!(acquire().wait(), Err(Error::Closed)));
+    assert!(matches!(acquire().wait(), Err(Error::ShutDown)));
     assert_eq!(limiter.shutdown(Duration::MAX).unreturned, 0);
 }
 

@@ -57,7 +57,7 @@ async fn a_renewal_under_way_revives_nothing_after_a_shutdown() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(store.writes(), writes, "nothing is renewed any more");
     let answer = acquire().await.map(drop).expect_err("closed");
-    assert_eq!(answer.kind(), ErrorKind::Closed);
+    assert_eq!(answer.kind(), ErrorKind::ShutDown);
     let table = table.store();
     assert_eq!(
         level(&table, "user", "api", &limits[0]).await,

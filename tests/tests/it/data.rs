@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use zae_limiter::reconciler::Closed;
+use zae_limiter::reconciler::ShutdownReport;
 use zae_limiter::store::{MemoryStore, StoreErrorKind};
 use zae_limiter::{
     AuditAction, AuditEvent, Available, Clock, Compatibility, Degraded, Entity, EntityCapacity,
@@ -169,7 +169,13 @@ fn all_public_data_comes_back_from_json_as_it_was() {
     }
     comes_back(&StoreErrorKind::TableMissing);
     comes_back(&ValidationErrorKind::Identifier);
-    comes_back(&Closed { unreturned: 3 });
+    let report = json!({ "returned": 9, "unreturned": 3, "in_doubt": 1, "unreported": -2 });
+    let report: ShutdownReport = serde_json::from_value(report).expect("a report");
+    assert_eq!(
+        (report.unreturned, report.unreported, report.owed),
+        (3, -2, 0)
+    );
+    comes_back(&report);
 }
 
 #[tokio::test]
@@ -207,6 +213,16 @@ fn what_breaks_a_rule_does_not_come_in() {
         json!({ "entity_id": "", "resource": null }),
         "cannot be empty",
     );
+    let status = |available: i64, requested: u64, retry_after: u64| {
+        json!({
+            "entity_id": "user-1", "resource": "gpt-4", "limit": limit("rpm", 1, 1, 1, 1),
+            "available": available, "requested": requested, "exceeded": true,
+            "retry_after": { "secs": retry_after, "nanos": 0 },
+        })
+    };
+    is_refused::<LimitStatus>(status(1, 1, 1), "more requested than available");
+    is_refused::<LimitStatus>(status(-1, 0, 1), "more requested than available");
+    is_refused::<LimitStatus>(status(0, 1, 0), "more than zero");
     is_refused::<NewEntity>(json!({ "id": "a#b", "name": null }), "reserved delimiter");
     is_refused::<NewEntity>(json!({ "id": "a", "parent_id": "" }), "parent_id");
     is_refused::<EntityChange>(json!({ "parent_id": "a#b" }), "parent_id");

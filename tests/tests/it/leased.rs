@@ -119,7 +119,7 @@ async fn after_a_shutdown_the_table_stands_as_if_only_the_admitted_had_been_take
         .limits(&limits)
         .consume("rpm", 1)
         .await;
-    assert_eq!(after.map(drop).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(after.map(drop).unwrap_err().kind(), ErrorKind::ShutDown);
 }
 
 #[tokio::test(flavor = "multi_thread")]

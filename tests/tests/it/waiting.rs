@@ -144,7 +144,7 @@ async fn who_waits_is_told_of_a_shutdown_at_once() {
                 .expect("at once");
         for waited in [first, second] {
             let error = waited.map(drop).expect_err("closed");
-            assert_eq!(error.kind(), ErrorKind::Closed);
+            assert_eq!(error.kind(), ErrorKind::ShutDown);
         }
     }
 }

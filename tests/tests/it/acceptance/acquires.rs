@@ -285,7 +285,7 @@ pub(super) async fn a_shutdown_gives_back_and_closes(world: &World) -> Result<()
         acquire().strict(true).go().await.map(drop),
         acquire().wait_up_to(SOON).go().await.map(drop),
     ] {
-        assert_eq!(result.expect_err("closed").kind(), ErrorKind::Closed);
+        assert_eq!(result.expect_err("closed").kind(), ErrorKind::ShutDown);
     }
     assert_eq!(limiter.shutdown(SOON).await.unreturned, 0, "twice is once");
     Ok(())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use zae_limiter::reconciler::Closed;
+use zae_limiter::reconciler::ShutdownReport;
 use zae_limiter::{
     AuditEvent, Available, Degraded, Entity, EntityCapacity, EntityChange, Error, FailureMode,
     Limit, LimitScope, LimitStatus, Metrics, NewEntity, Page, PageRequest, RateLimiterBuilder,
@@ -133,7 +133,7 @@ impl Limiter {
         get_usage(self: &Self, query: &UsageQuery, page: &PageRequest)
             -> Result<Page<UsageSnapshot>, Error>;
         summarize_usage(self: &Self, query: &UsageQuery) -> Result<UsageSummary, Error>;
-        shutdown(self: &Self, deadline: Duration) -> Closed;
+        shutdown(self: &Self, deadline: Duration) -> ShutdownReport;
     }
 }
 
