@@ -23,7 +23,7 @@ const FORBIDDEN: [&str; 11] = [
 /// The longest function.
 const FUNCTION_LINES_MAX: usize = 60;
 /// All of it, without tests, comments and blank lines.
-const CODE_LINES_MAX: usize = 2_060;
+const CODE_LINES_MAX: usize = 2_120;
 
 /// The sources without their tests, by file.
 fn sources() -> Vec<(String, Vec<String>)> {

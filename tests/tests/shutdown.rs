@@ -292,7 +292,7 @@ async fn a_limiter_that_is_dropped_is_as_careful() {
             "{back:?}: {} writes per bucket",
             writes as f64 / BUCKETS as f64
         );
-        assert!(writes >= 3 * BUCKETS && writes <= WRITES_MAX, "{writes}");
+        assert!((3 * BUCKETS..=WRITES_MAX).contains(&writes), "{writes}");
         assert_eq!(fixture.missing() == 0, everything);
         time::sleep(millis(2_000)).await;
         assert_eq!(fixture.store.writes(), writes, "it has ended");

@@ -381,10 +381,9 @@ impl Active {
         match outcome {
             Outcome::Applied(item) => self.applied(now, settings, item),
             Outcome::Refused(found) => {
-                self.not_applied();
-                let renewal = settings.pace(false).renewal;
-                self.kernel.forget_silence(now.monotonic, renewal);
-                self.kernel.saw(now.monotonic, found, 0);
+                self.kernel.forget_silence(now.monotonic, settings.renewal);
+                self.kernel.refused(now.monotonic, found);
+                self.reported(false);
                 self.pauses.refused(now.monotonic, settings)
             }
             Outcome::Throttled => {

@@ -440,12 +440,7 @@ impl Bucket {
         let mut state = self.lock();
         let fresh = state.active.is_none();
         let active = state.active();
-        // Of answers to writes that were under way at once, the last to come may be the oldest.
-        let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
-        let newer = sequence(item.as_ref()) >= sequence(active.kernel.seen().item());
-        if newer || active.kernel.seen_at() <= sent {
-            active.kernel.saw(now.monotonic, item, 0);
-        }
+        active.kernel.saw(now.monotonic, sent, item, 0);
         (fresh || active.is_reconciler_to_report(now.wall)) && state.ask_for_a_look()
     }
 

@@ -181,15 +181,22 @@ impl Kernel {
         }
     }
 
-    /// What the bucket was found as, or was left as by so many writes of this process.
+    /// What the bucket was found as, or was left as by so many writes of this process, of which the last
+    /// was sent then. Of answers to writes that were under way at once, the last to come may be the oldest: it
+    /// says nothing new.
     pub(crate) fn saw(
         &mut self,
         now: MonotonicTime,
+        sent: MonotonicTime,
         item: Option<BucketItem>,
         writes: u64,
     ) -> Sighting {
         let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
-        let since = sequence(item.as_ref()).saturating_sub(sequence(self.seen.item()));
+        let (found, known) = (sequence(item.as_ref()), sequence(self.seen.item()));
+        if found < known && self.seen_at >= sent {
+            return Sighting { remade: false };
+        }
+        let since = found.saturating_sub(known);
         if since > writes {
             self.last_foreign_write_at = now;
         }

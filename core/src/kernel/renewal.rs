@@ -238,6 +238,7 @@ impl Kernel {
         reports: &[Report],
     ) -> Option<Plan> {
         self.release(now.monotonic);
+        self.cancel_debts();
         let mut in_flight: SmallVec<[LimitInFlight; 2]> = SmallVec::new();
         let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
         for (at, limit) in limits.iter().enumerate() {
@@ -260,6 +261,15 @@ impl Kernel {
             limits: in_flight,
         }));
         Some(plan)
+    }
+
+    /// What was given back while a write was under way that was to pay for it, and did not, cancels debt now.
+    fn cancel_debts(&mut self) {
+        for account in &mut self.accounts {
+            let both = account.debt.min(account.credit);
+            account.debt -= both;
+            account.credit -= both;
+        }
     }
 
     /// What may be had of what is asked for.
@@ -405,15 +415,19 @@ impl Kernel {
         let excess: SmallVec<[u64; 2]> = limits
             .iter()
             .map(|limit| {
-                late.then(|| plan::excess(&item, now.wall, limit))
-                    .unwrap_or(0)
+                if late {
+                    plan::excess(&item, now.wall, limit)
+                } else {
+                    0
+                }
             })
             .collect();
         if flight.only_converts && now.monotonic >= self.expires_at {
             self.revoke_converted(limits);
         }
         let before: SmallVec<[_; 2]> = self.accounts.iter().map(|account| account.entry).collect();
-        if self.saw(now.monotonic, Some(item), 1).remade {
+        let sighting = self.saw(now.monotonic, flight.planned_at, Some(item), 1);
+        if sighting.remade {
             for (limit, before) in flight.limits.iter_mut().zip(before) {
                 limit.entry = limit.entry.map(|entry| entry.beside(before));
             }
@@ -489,6 +503,16 @@ impl Kernel {
             expires_at: self.expires_at,
             limits: settled,
         }
+    }
+
+    /// A guard of the write under way did not hold; this was found.
+    pub(crate) fn refused(&mut self, now: MonotonicTime, found: Option<BucketItem>) {
+        let sent = self
+            .in_flight
+            .as_ref()
+            .map_or(now, |flight| flight.planned_at);
+        self.not_applied();
+        self.saw(now, sent, found, 0);
     }
 
     /// The write under way was not applied: what it would have given back is still here.

@@ -156,6 +156,7 @@ impl World {
         let mut model = Model::new(lease_ttl + WRITES_TAKE + Duration::from_millis(skew));
         // Clocks that go back take some refill away.
         model.exact = setting.faults != Faults::Any && skew == 0;
+        model.tolerance = i64::from(setting.faults != Faults::None);
         let began = clock.now().as_nanos();
         let mut world = Self {
             setting,
@@ -286,7 +287,7 @@ impl World {
                 self.store_limits().await;
             }
             Operation::Expire(days) => {
-                self.model.exact = false;
+                (self.model.exact, self.model.windows) = (false, false);
                 let days = u32::try_from(days).expect("few days");
                 self.hands.advance(DAY * days);
                 self.table.inner().expire(self.clock.wall());
@@ -426,7 +427,12 @@ impl World {
             return Ok(());
         };
         let done = cut(held.lease.consume(NAMES[limit], tokens), after).await;
-        self.unpend(&mut held);
+        let consumed = if matches!(done, Some(Ok(()))) {
+            tokens
+        } else {
+            0
+        };
+        self.unpend(&mut held, limit, consumed);
         match done {
             Some(Ok(())) => {
                 let piece = Piece {
@@ -505,15 +511,16 @@ impl World {
     async fn settle(&mut self, held: &mut Held) -> Result<(), Broken> {
         if held.pending.is_some() {
             let _ = held.lease.adjust(NAMES[0], 0).await;
-            self.unpend(held);
+            self.unpend(held, 0, 0);
         }
         Ok(())
     }
 
-    /// Whether what was begun has turned out not to be made.
-    fn unpend(&mut self, held: &mut Held) {
+    /// Whether what was begun has turned out not to be made, now that more of a limit was consumed.
+    fn unpend(&mut self, held: &mut Held, of: usize, consumed: u64) {
         if let Some((limit, tokens)) = held.pending
-            && held.consumed(limit) + tokens == held.booked(limit)
+            && held.consumed(limit) + tokens
+                == held.booked(limit) + if limit == of { consumed } else { 0 }
         {
             self.uncharge(held, limit, tokens);
             held.pending = None;

@@ -34,7 +34,7 @@ fn write(hour: u64) -> BucketWrite {
         }],
         sequence_from: 0,
         consumed_at_ms: (BEGIN_SECONDS + hour * 3_600) * 1_000,
-        expires_at_seconds: 4_000_000_000,
+        kept: zae_limiter_core::item::Kept::AsItIs,
     }
 }
 

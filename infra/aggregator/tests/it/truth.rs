@@ -333,7 +333,7 @@ impl World {
         let bucket = self.bucket(lease.process, lease.entity);
         let told = bucket.charge_anyway(&self.clock, &limits[1], consume[0].1);
         self.happened(lease.entity, &charges, 1);
-        if told {
+        if told.hint {
             self.look(lease.process, &bucket);
         }
     }
@@ -342,7 +342,9 @@ impl World {
     fn delete(&mut self, entity: usize) -> bool {
         let key = BucketKey::new(ENTITIES[entity], RESOURCE).unwrap();
         let buckets: Vec<_> = (0..PROCESSES).map(|p| self.bucket(p, entity)).collect();
-        let resting = buckets.iter().all(|bucket| bucket.rest().is_some());
+        let resting = buckets
+            .iter()
+            .all(|bucket| bucket.idle_generation().is_some());
         if resting {
             self.table.delete(&key);
         }
