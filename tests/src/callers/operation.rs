@@ -163,7 +163,11 @@ impl Sequence {
             seed,
         };
         let length = draw.0.usize(3..=30);
-        let operations = (0..length).map(|_| draw.operation(&setting)).collect();
+        let mut operations: Vec<_> = (0..length).map(|_| draw.operation(&setting)).collect();
+        if setting.open && setting.faults != Faults::None {
+            let at = draw.0.usize(..operations.len());
+            operations.splice(at..at, draw.outage(&setting));
+        }
         Self {
             setting,
             operations,
@@ -209,6 +213,37 @@ impl Draw {
             97 => Operation::Expire(self.one_of(&[1, 8, 40, 400])),
             _ => Operation::SetClocks(self.one_of(&[-2_000, -50, 50, 3_000])),
         }
+    }
+
+    /// Somebody has taken nearly all; the table is away, and some are admitted anyway; then it is back, and
+    /// they go on.
+    fn outage(&mut self, setting: &Setting) -> Vec<Operation> {
+        let process = self.0.usize(..setting.processes);
+        let acquire = |tokens, strict| Operation::Acquire {
+            process,
+            named: 1,
+            tokens,
+            cascade: false,
+            strict,
+            handle: false,
+            cut: None,
+        };
+        let burst = setting.burst;
+        let mut outage = vec![
+            acquire(burst - burst / 10, None),
+            Operation::Fail(Fault::Unreachable),
+        ];
+        let admitted = self.0.usize(1..4);
+        outage.extend((0..admitted).map(|_| acquire(burst.div_ceil(3), Some(true))));
+        outage.extend([Operation::Heal, Operation::Pass(1_100)]);
+        for lease in 0..8 {
+            outage.push(match self.0.u32(..3) {
+                0 => Operation::Consume(lease, 0, burst / 100, None),
+                1 => Operation::Adjust(lease, 0, -(burst / 5).cast_signed(), None),
+                _ => Operation::RollBack(lease, None),
+            });
+        }
+        outage
     }
 
     fn fault(&mut self, setting: &Setting) -> Operation {
