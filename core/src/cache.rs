@@ -7,8 +7,8 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 
 use crate::bucket::{Bucket, BucketRef};
+use crate::fast_balance::FastBalances;
 use crate::key::hash_key;
-use crate::purse::PurseStore;
 use crate::{BucketKey, Limit, ValidationError};
 
 /// A concurrent table of buckets.
@@ -18,7 +18,7 @@ use crate::{BucketKey, Limit, ValidationError};
 #[derive(Debug)]
 pub struct BucketCache {
     buckets: DashMap<BucketKey, BucketRef, RandomState>,
-    purses: PurseStore,
+    balances: FastBalances,
 }
 
 impl Default for BucketCache {
@@ -33,7 +33,7 @@ impl BucketCache {
     pub fn new() -> Self {
         Self {
             buckets: DashMap::with_hasher(RandomState::default()),
-            purses: PurseStore::default(),
+            balances: FastBalances::default(),
         }
     }
 
@@ -82,7 +82,7 @@ impl BucketCache {
         }
         let key = BucketKey::new(entity_id, resource)?;
         let entry = self.buckets.entry(key.clone());
-        let fresh = || BucketRef::new(Bucket::new(self.purses.purse(), key, limits.clone()));
+        let fresh = || BucketRef::new(Bucket::new(self.balances.balance(), key, limits.clone()));
         Ok(entry.or_insert_with(fresh).clone())
     }
 

@@ -6,6 +6,7 @@
 mod bucket;
 mod cache;
 mod error;
+mod fast_balance;
 mod kernel;
 mod key;
 mod knowledge;
@@ -16,7 +17,7 @@ mod names;
 pub mod number;
 mod pending_usage;
 pub mod policy;
-mod purse;
+
 pub mod renewal;
 mod request;
 pub mod sabotage;

@@ -1,7 +1,7 @@
 //! What callers who wait in the queue of a bucket want of it: nobody who came later may take that.
 //!
 //! Only claims and their order are kept here; who is woken when is up to the embedder. While
-//! somebody waits, the bucket's purse stays empty, so that every payment passes the lock and looks.
+//! somebody waits, the bucket's fast balance stays empty, so that every payment passes the lock and looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

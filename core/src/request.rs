@@ -1,7 +1,7 @@
 //! What an acquire asks for, and what it was charged.
 
+use crate::fast_balance::{COUNTER_BITS, COUNTER_MAX, COUNTERS};
 use crate::key::same;
-use crate::purse::{LANE_BITS, LANE_MAX, LANES};
 use crate::{Limit, ValidationError};
 
 /// The most limits of a bucket. One write changes all of them, and DynamoDB holds an expression to
@@ -102,12 +102,13 @@ impl<'a> Request<'a> {
         Some(charges)
     }
 
-    /// The charges as lanes of a purse; none if they do not fit, or the request is not valid.
+    /// The charges as the counters of a fast balance; none if they do not fit, or the request is not
+    /// valid.
     ///
     /// The same as [`charges`](Self::charges), for hits: with nothing but registers.
     #[inline(always)]
-    pub(crate) fn lanes(&self) -> Option<u64> {
-        let (mut lanes, mut named) = (0, 0);
+    pub(crate) fn counters(&self) -> Option<u64> {
+        let (mut counters, mut named) = (0, 0);
         for (at, (name, amount)) in self.consume.iter().enumerate() {
             // Most callers name the limits in the order in which they declare them.
             let in_order = self
@@ -118,14 +119,14 @@ impl<'a> Request<'a> {
                 Some(limit) => (at, limit),
                 None => self.find(name)?,
             };
-            let most = limit.burst_tokens().min(LANE_MAX);
-            if slot >= LANES || named & (1 << slot) != 0 || *amount > most {
+            let most = limit.burst_tokens().min(COUNTER_MAX);
+            if slot >= COUNTERS || named & (1 << slot) != 0 || *amount > most {
                 return None;
             }
             named |= 1 << slot;
-            lanes |= amount << (slot as u32 * LANE_BITS);
+            counters |= amount << (slot as u32 * COUNTER_BITS);
         }
-        Some(lanes)
+        Some(counters)
     }
 
     #[cold]
@@ -186,32 +187,32 @@ pub(crate) fn fingerprint(limits: &[Limit]) -> u64 {
 
 /// Tokens taken, by slot of the bucket; only slots of which some are.
 ///
-/// Most charges fit the lanes of a purse, and are one number.
+/// Most charges fit the counters of a fast balance, and are one number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charges(ChargeList);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ChargeList {
-    Lanes(u64),
+    Counters(u64),
     Many(Vec<(u32, u64)>),
 }
 
 impl Charges {
     /// The slots, and the tokens taken from each.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
-        let (lanes, many) = match &self.0 {
-            ChargeList::Lanes(lanes) => (*lanes, &[][..]),
+        let (counters, many) = match &self.0 {
+            ChargeList::Counters(counters) => (*counters, &[][..]),
             ChargeList::Many(many) => (0, &many[..]),
         };
-        let lane = move |slot: u32| (slot, lanes >> (slot * LANE_BITS) & LANE_MAX);
-        let lanes = (0..LANES as u32)
-            .map(lane)
+        let counter = move |slot: u32| (slot, counters >> (slot * COUNTER_BITS) & COUNTER_MAX);
+        let counters = (0..COUNTERS as u32)
+            .map(counter)
             .filter(|(_, tokens)| *tokens > 0);
-        lanes.chain(many.iter().copied())
+        counters.chain(many.iter().copied())
     }
 
-    pub(crate) fn of_lanes(lanes: u64) -> Self {
-        Self(ChargeList::Lanes(lanes))
+    pub(crate) fn of_counters(counters: u64) -> Self {
+        Self(ChargeList::Counters(counters))
     }
 
     /// Whether nothing is taken.
@@ -252,10 +253,12 @@ impl Charges {
             return;
         }
         match &mut self.0 {
-            ChargeList::Lanes(lanes) if (slot as usize) < LANES && tokens <= LANE_MAX => {
-                *lanes += tokens << (slot * LANE_BITS);
+            ChargeList::Counters(counters)
+                if (slot as usize) < COUNTERS && tokens <= COUNTER_MAX =>
+            {
+                *counters += tokens << (slot * COUNTER_BITS);
             }
-            ChargeList::Lanes(_) => {
+            ChargeList::Counters(_) => {
                 let many = self.iter().chain([(slot, tokens)]).collect();
                 self.0 = ChargeList::Many(many);
             }
@@ -266,6 +269,6 @@ impl Charges {
 
 impl Default for Charges {
     fn default() -> Self {
-        Self(ChargeList::Lanes(0))
+        Self(ChargeList::Counters(0))
     }
 }

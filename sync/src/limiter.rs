@@ -131,10 +131,10 @@ impl RateLimiter {
     /// limiter are shut down; their acquires answer [`Error::ShutDown`].
     ///
     /// It ends as soon as everything is given back, or else at the `deadline`. While the table
-    /// throttles or fails, each bucket is tried again after a pause that grows from about 0.2 s to
-    /// about 1 s and is never the same; while the table is out of reach it is only probed. The
-    /// report says to the token what was given back and what was not: that expires, and refill
-    /// replaces it.
+    /// throttles or fails, each bucket is tried again after a jittered pause that doubles from 250 ms
+    /// to at most 2 s, and once more shortly before the deadline; while the table is out of reach it
+    /// is only probed. The report says to the token what was given back and what was not: that
+    /// expires, and refill replaces it.
     ///
     /// Dropping the future does not stop the shutdown: it goes on in the background until its
     /// deadline, if the runtime lives that long. Calling this again waits for the same shutdown,

@@ -42,7 +42,7 @@ impl Journal {
     }
 
     /// The worker ends in order: how many acquires were refused, how many could not be answered,
-    /// and how many buckets were not given back.
+    /// and how many tokens were not given back.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -81,7 +81,7 @@ pub struct Ending {
     pub refused: u64,
     /// Acquires that could not be answered.
     pub unavailable: u64,
-    /// Buckets that were not given back.
+    /// Tokens that were not given back.
     pub unreturned: u64,
 }
 

@@ -119,7 +119,7 @@ pub struct Outcome {
     pub forgone_ms: i64,
     /// Of the refill of the last seconds, how much was admitted.
     pub share_at_last: f64,
-    /// Buckets that were not given back at the end.
+    /// Tokens that were not given back at the end.
     pub unreturned: u64,
 }
 

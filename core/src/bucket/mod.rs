@@ -1,6 +1,6 @@
 //! A cached bucket: what this process holds of one (entity, resource), behind one lock.
 //!
-//! The hot path is [`BucketRef::hit`] in `shared.rs`: a hit is paid from the bucket's purse without
+//! The hot path is [`BucketRef::hit`] in `shared.rs`: a hit is paid from the bucket's fast balance without
 //! the lock, the I/O, or an allocation. All else happens under the lock, on the state in `state.rs`; what
 //! there is of a bucket in use, in `active.rs`. Here is only what passes the lock.
 
@@ -18,13 +18,13 @@ use smallvec::SmallVec;
 use self::active::Active;
 pub use self::shared::{BucketRef, Hit};
 use self::state::State;
+use crate::fast_balance::{COUNTER_MAX, COUNTERS, Filling, OwnedFastBalance};
 use crate::kernel::item::BucketItem;
 use crate::kernel::plan::Seen;
 use crate::kernel::{Now, Position, Unsettled, WriteEffect};
 use crate::knowledge::Knowledge;
 use crate::local::{LocalLevel, local_time};
 use crate::policy::DemandReports;
-use crate::purse::{Filling, LANE_MAX, LANES, OwnPurse};
 use crate::renewal::{Outcome, Reason, RenewalSettings, Step, Why};
 use crate::request::{Charges, Request, Ticket, fingerprint};
 use crate::sabotage::Sabotage;
@@ -55,18 +55,18 @@ pub enum Shortage {
 /// A cached bucket.
 #[derive(Debug)]
 pub struct Bucket {
-    purse: OwnPurse,
+    balance: OwnedFastBalance,
     key: BucketKey,
-    /// Guards all that changes, but for the purse. Two buckets are locked at once only by
+    /// Guards all that changes, but for the fast balance. Two buckets are locked at once only by
     /// [`Bucket::lock_both`], the one at the lower address first. Nothing foreign is called
     /// while it is held.
     state: Mutex<State>,
 }
 
-/// The state under its lock. What was left in the purse is in the stock; it goes back to the purse when
+/// The state under its lock. What was left in the fast balance is in the stock; it goes back to the fast balance when
 /// the guard is dropped.
 struct Locked<'a> {
-    purse: &'a OwnPurse,
+    balance: &'a OwnedFastBalance,
     state: MutexGuard<'a, State>,
 }
 
@@ -94,22 +94,22 @@ impl Drop for Locked<'_> {
         if let Some(active) = state.active.as_deref_mut() {
             filling.generation = active.kernel.generation();
             let told = state.hinted || active.kernel.is_writing();
-            for lane in 0..active.limits.len().min(LANES) {
-                let most = if withheld { 0 } else { LANE_MAX };
-                filling.tokens[lane] = active.kernel.lend(lane, most);
-                filling.low_water[lane] = if told { 0 } else { active.low_water(lane) };
+            for at in 0..active.limits.len().min(COUNTERS) {
+                let most = if withheld { 0 } else { COUNTER_MAX };
+                filling.tokens[at] = active.kernel.lend(at, most);
+                filling.low_water[at] = if told { 0 } else { active.low_water(at) };
             }
             filling.expires = active.expires_tick;
         }
-        self.purse.fill(&filling);
+        self.balance.fill(&filling);
     }
 }
 
 impl Bucket {
     /// A bucket of which this process holds nothing.
-    pub(crate) fn new(purse: OwnPurse, key: BucketKey, limits: Arc<[Limit]>) -> Self {
+    pub(crate) fn new(balance: OwnedFastBalance, key: BucketKey, limits: Arc<[Limit]>) -> Self {
         Self {
-            purse,
+            balance,
             key,
             state: Mutex::new(State::new(limits)),
         }
@@ -117,7 +117,7 @@ impl Bucket {
 
     fn lock(&self) -> Locked<'_> {
         let mut state = self.state.lock();
-        let left = self.purse.empty();
+        let left = self.balance.empty();
         if let Some(active) = state.active.as_deref_mut() {
             for (at, left) in (0..active.limits.len()).zip(left) {
                 let spent = active.kernel.take_in(at, left);
@@ -127,7 +127,7 @@ impl Bucket {
             }
         }
         Locked {
-            purse: &self.purse,
+            balance: &self.balance,
             state,
         }
     }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use super::{Bucket, Paid, Shortage};
 use crate::Clock;
-use crate::purse::PurseRef;
+use crate::fast_balance::FastBalanceRef;
 use crate::request::{Charges, Request};
 
-/// A shared bucket, and the way to its purse that does not lead through it. Cheap to clone.
+/// A shared bucket, and its fast balance without a detour through it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BucketRef {
-    purse: PurseRef,
+    balance: FastBalanceRef,
     bucket: Arc<Bucket>,
 }
 
 impl BucketRef {
     pub(crate) fn new(bucket: Bucket) -> Self {
         Self {
-            purse: bucket.purse.share(),
+            balance: bucket.balance.share(),
             bucket: Arc::new(bucket),
         }
     }
@@ -29,16 +29,17 @@ impl BucketRef {
         &self.bucket
     }
 
-    /// Takes the tokens of a valid `request` from the purse, if it can: one compare-and-swap, no
-    /// lock, no I/O, no await, no allocation. Only the first two limits have a place in the
-    /// purse.
+    /// Takes the tokens of a valid `request` from the fast balance, if it can: one compare-and-swap,
+    /// no lock, no I/O, no await, no allocation. Only the first two limits have a counter there.
     #[inline(always)]
     #[must_use]
     pub fn hit(&self, clock: &Clock, request: &Request<'_>) -> Option<Hit> {
-        let lanes = request.lanes()?;
-        let payment = self.purse.pay(clock.tick(), request.fingerprint(), lanes)?;
+        let counters = request.counters()?;
+        let payment = self
+            .balance
+            .pay(clock.tick(), request.fingerprint(), counters)?;
         Some(Hit {
-            lanes,
+            counters,
             generation: payment.generation,
             hint: payment.low && self.bucket.runs_low(),
         })
@@ -60,10 +61,10 @@ impl BucketRef {
     }
 }
 
-/// A request that was paid from the purse.
+/// A request that was paid from the fast balance.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit {
-    lanes: u64,
+    counters: u64,
     /// Which block paid.
     pub generation: u32,
     /// Whether the block runs low: tell the reconciler.
@@ -74,7 +75,7 @@ impl Hit {
     /// What was taken, in the order of the request's limits.
     #[must_use]
     pub fn charges(&self) -> Charges {
-        Charges::of_lanes(self.lanes)
+        Charges::of_counters(self.counters)
     }
 }
 

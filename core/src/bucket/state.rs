@@ -23,7 +23,7 @@ pub(super) struct State {
     pub(super) hinted: bool,
     /// The process shuts down: what is held is given back, and pays for nothing any more.
     pub(super) closed: bool,
-    /// Who waits. Meanwhile nothing is in the purse.
+    /// Who waits. Meanwhile nothing is in the fast balance.
     pub(super) line: Option<Box<Line>>,
 }
 

@@ -25,6 +25,8 @@
 //! | in an outage each process admits the whole limit | `outages::a_local_share_is_all_that_a_process_admits_by_itself` |
 //! | overload is taken for an outage | `breaker::overload_is_not_an_outage`, `outages::throttling_is_no_outage_callers_are_served_when_it_ends` |
 //! | a renewal revives what was released | `closing::a_renewal_under_way_revives_nothing_after_a_shutdown` |
+//! | a shutdown under throttling multiplies the throttled writes | `shutdown::trouble_that_lasts_is_tried_until_the_deadline_and_reported`, `renewal::refusals_during_a_shutdown_are_paced` |
+//! | a shutdown gives up long before its deadline | `shutdown::a_table_that_comes_back_in_time_has_everything_back` |
 //! | closing ends at the first return that fails | `closing::one_return_that_fails_does_not_stop_the_others` |
 //! | more than the burst is waited for | `bucket::an_amount_over_the_burst_is_an_error_and_not_a_wait`, `refusals::bad_input_is_named_and_touches_nothing` |
 //! | a rate of zero limits nothing | `bucket::a_rate_of_zero_is_no_limit_that_lets_all_through` |
