@@ -1,6 +1,6 @@
 //! How much to take of a bucket, and when: what may be wrong, and is never unsafe.
 //!
-//! A [`Policy`] sees what callers ask for and what the [kernel](crate::kernel) offers, and says what to ask
+//! A [`Policy`] sees what callers ask for and what the safety kernel offers, and says what to ask
 //! for. The kernel clamps that, so the bound holds under any policy; a poor one only admits too
 //! little, or writes too much. [`Steering`] is the one that ships.
 //!
