@@ -176,7 +176,7 @@ impl LocalShares {
         }
     }
 
-    /// How the share of a limit stands, for who has asked for `tokens`.
+    /// How the share of a limit stands for a request of `tokens`.
     pub(crate) fn status(
         &mut self,
         at: usize,

@@ -28,7 +28,7 @@ pub enum Sabotage {
     HeldUnbounded,
     /// What was charged beyond the block is given back as stock, and still owed.
     DebtRefunded,
-    /// Whoever pays for more of a lease has paid for all of it.
+    /// The payer of more of a lease counts as the payer of all of it.
     PayerOverwritten,
     /// The table keeps a bucket until the limits are full that a write charges.
     KeptForOneWrite,

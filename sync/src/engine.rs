@@ -374,7 +374,7 @@ impl InBackground {
 
 impl Drop for InBackground {
     fn drop(&mut self) {
-        // The last one rings, for who waits for that.
+        // The last one wakes the driver, which may wait for that.
         if self.0.background.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.bell.notify_one();
         }

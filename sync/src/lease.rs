@@ -338,7 +338,7 @@ impl<'a> Lease<'a> {
     /// In leased mode the correction is noted here and now, and reaches the table with the next
     /// renewal. In strict mode it is one write per bucket; where one of two cannot be corrected, neither is.
     ///
-    /// What is given back goes to whoever paid for it, the last payment first: to the block in hand, to
+    /// What is given back goes to its payer, the last payment first: to the block in hand, to
     /// the table, or to nobody, where the table did not pay ([`degraded`](Self::degraded)). What was
     /// charged beyond the block is owed to the table, and giving back cancels that first.
     ///
@@ -417,7 +417,7 @@ impl<'a> Lease<'a> {
     /// See the example of [`Lease`].
     pub fn commit(self) {}
 
-    /// Gives back all that was consumed, to whoever paid for it. A credit that does not reach the table is
+    /// Gives back all that was consumed, to its payers. A credit that does not reach the table is
     /// lost, never repeated: that only admits less, until refill heals it.
     ///
     /// It begins with the call, and goes on in the background if the future is dropped. In leased mode
@@ -624,7 +624,7 @@ impl Part<'_> {
         }
     }
 
-    /// Gives tokens back to whoever paid them; what the table is to be credited with at once is added
+    /// Gives tokens back to their payers; what the table is to be credited with at once is added
     /// to `credits`.
     fn give_back(&self, engine: &Engine, payments: &[Payment], credits: &mut Vec<BucketChange>) {
         let (clock, bucket, limits) = (&engine.clock, &self.bucket, &*self.limits);

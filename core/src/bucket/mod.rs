@@ -295,7 +295,7 @@ impl Bucket {
     }
 
     /// Calls `see` with each limit and what is held of it, and when the block expires; not at all
-    /// while the bucket is not in use. For who keeps books from outside.
+    /// while the bucket is not in use. For tests that keep books of their own.
     pub fn positions(&self, mut see: impl FnMut(&Limit, Position, MonotonicTime)) {
         let state = self.lock();
         let Some(active) = state.active.as_deref() else {
@@ -354,8 +354,8 @@ impl Bucket {
         state.follow(step, now, settings)
     }
 
-    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next. Whoever waits
-    /// is to be woken, and asks again.
+    /// Takes in how the write of the last [`Step::Write`] ended; says what comes next. Callers who wait
+    /// are to be woken, and ask again.
     pub fn complete(
         &self,
         clock: &Clock,

@@ -1,4 +1,4 @@
-//! What a bucket keeps under its lock: the limits, who waits, and what it needs while it is in use.
+//! What a bucket keeps under its lock: the limits, the callers who wait, and what it needs while it is in use.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct State {
     pub(super) hinted: bool,
     /// The process shuts down: what is held is given back, and pays for nothing any more.
     pub(super) closed: bool,
-    /// Who waits. Meanwhile nothing is in the fast balance.
+    /// The callers who wait. Meanwhile nothing is in the fast balance.
     pub(super) line: Option<Box<Line>>,
 }
 

@@ -1,7 +1,7 @@
 //! Who has paid for what of a lease, payment by payment, for as long as the lease lives.
 //!
 //! Only what the table was debited may be credited to it. So no payment is forgotten when another is
-//! added, and what is given back goes to whoever paid it, the last payment first.
+//! added, and what is given back goes to its payer, the last payment first.
 
 use crate::sabotage::Sabotage;
 use crate::{Charges, Share};
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_goes_to_whoever_paid_last() {
+    fn last_payer_is_paid_back_first() {
         let mut payments = Payments::new(Payer::Nobody, Charges::of(0, 300));
         payments.add(Payer::Table, 0, 1);
         payments.add(Payer::Table, 0, 2);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_stream_stays_small() {
+    fn long_stream_stays_small() {
         let mut payments = Payments::new(Payer::Block(u32::MAX - 10), Charges::of(0, 1));
         for generation in 0..1_000u32 {
             payments.add(Payer::Block(generation.wrapping_sub(9)), 0, 1);

@@ -4,7 +4,7 @@ use super::{Account, Kernel};
 use crate::MonotonicTime;
 use crate::sabotage::Sabotage;
 
-/// What a process holds of one limit, for who keeps books from outside.
+/// What a process holds of one limit, for tests that keep books of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Spendable, unless the block has expired.

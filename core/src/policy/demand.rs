@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_piled_up_while_a_process_stood_still_is_not_its_demand() {
+    fn backlog_of_a_stopped_process_is_not_its_demand() {
         let (second, mut demand) = (Duration::from_secs(1), Demand::default());
         for _ in 0..20 {
             demand.observe(100, second, second);

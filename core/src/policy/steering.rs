@@ -86,8 +86,8 @@ impl Steered {
         self.reported_milli(limit) as f64 / 1_000.0
     }
 
-    /// What is to be observed as demand: whoever waits is counted once; but a first impression is of few,
-    /// who are impatient.
+    /// What is to be observed as demand: a caller who waits is counted once. A first impression counts all of it:
+    /// it is of few callers, who are impatient.
     fn asked(&self) -> u64 {
         let again = if self.demand.is_established() {
             self.woken
@@ -186,7 +186,7 @@ impl Steered {
         // turns out to hold what the caller wants.
         let there = wanted.total > 0 && situation.level >= wanted.least as f64;
         // Nor does one more write bring sooner what is to flow in for a process of which more is known
-        // than who waits.
+        // than the callers who wait.
         let refused = if grant.short {
             !(there && grant.trickle == 0)
         } else {

@@ -211,7 +211,7 @@ impl World<'_> {
         });
     }
 
-    /// A lease consumes more of the entity's own first limit, if the block has it: whoever has paid before.
+    /// A lease consumes more of the entity's own first limit, if the block has it, whatever has paid before.
     fn consume_more(&mut self, lease: &mut Lease, tokens: u64) {
         let process = lease.caller.process;
         let part = &mut lease.parts[0];

@@ -105,7 +105,7 @@
 //! | what is reserved is asked for again at every miss, until it is released | `sharing::what_is_still_to_be_released_is_not_asked_for_again_and_again` |
 //! | what is to overflow does so once for each process that has seen it | `sharing::what_has_overflowed_does_not_overflow_once_more` |
 //! | a bucket is deleted, and what was told to it before is taken back from the next one | `changes::what_was_told_before_a_deletion_is_not_taken_back_after_it` |
-//! | what piled up is taken for a rate | `demand::what_piled_up_while_a_process_stood_still_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
+//! | what piled up is taken for a rate | `demand::backlog_of_a_stopped_process_is_not_its_demand`, `sharing::what_piled_up_while_a_process_stood_still_was_asked_for_in_all_that_time` |
 //! | the breaker is open for longer than a renewal period | `breaker::what_is_over_is_known_within_a_renewal_period` |
 //! | tokens of before a cut come back, or are spent | `changes::a_block_of_before_a_cut_does_not_come_back`, `changes::nor_where_the_process_goes_on_with_what_it_knew`, `changes::nor_where_the_cut_is_declared_while_it_is_on_its_way_back`, `changes::what_a_write_brings_after_a_cut_is_not_spent` |
 //! | a bucket in debt is refilled by old terms | `changes::a_raised_limit_applies_to_a_bucket_in_debt` |
