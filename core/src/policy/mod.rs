@@ -64,7 +64,7 @@ pub struct Sample {
 pub struct Want {
     /// All of them together, in tokens.
     pub total: u64,
-    /// The one who wants least.
+    /// The least that one caller wants.
     pub least: u64,
 }
 
