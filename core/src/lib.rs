@@ -6,10 +6,10 @@
 mod bucket;
 mod cache;
 mod error;
+pub mod estimate;
 mod fast_balance;
 mod kernel;
 mod key;
-mod knowledge;
 mod limit;
 mod line;
 mod local;
@@ -25,15 +25,15 @@ pub mod schema;
 mod time;
 pub mod usage;
 
-pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
+pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage, Unsettled};
 pub use cache::BucketCache;
 pub use error::{ValidationError, ValidationErrorKind};
+pub use estimate::{Knowledge, Offer};
 pub use kernel::{
-    Ask, DirectDemand, Now, Offer, Payer, Payment, Payments, Position, Settled, SettledLimit,
-    Terms, Ticks, Trickle, Unsettled, WriteEffect, item, plan,
+    Ask, Now, Payer, Payment, Payments, Position, Settled, SettledLimit, Terms, Ticks, Trickle,
+    WriteEffect, item, plan,
 };
 pub use key::BucketKey;
-pub use knowledge::Knowledge;
 pub use limit::Limit;
 pub use local::{LocalLevel, Share};
 pub use names::{

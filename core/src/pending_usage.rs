@@ -181,7 +181,7 @@ mod tests {
     use crate::item::BucketItem;
     use crate::kernel::plan::Plan;
     use crate::renewal::{Outcome, RenewalSettings, Step, Why};
-    use crate::{BucketCache, BucketRef, Charges, Clock, Limit, ManualClock, Request};
+    use crate::{BucketCache, BucketRef, Charges, Clock, Limit, ManualClock, Payer, Request};
 
     fn settings() -> RenewalSettings {
         RenewalSettings::new(Duration::from_secs(1), Duration::from_secs(5))
@@ -253,8 +253,8 @@ mod tests {
         }
 
         fn give_back(&mut self, (generation, charges): (u32, Charges)) {
-            let (generation, limits) = (Some(generation), self.limits.clone());
-            let told = (self.bucket).give_back(&self.clock, generation, &limits, &charges);
+            let (payer, limits) = (Payer::Block(generation), self.limits.clone());
+            let told = (self.bucket).give_back(&self.clock, payer, &limits, &charges);
             let tokens: u64 = charges.iter().map(|(_, tokens)| tokens).sum();
             self.happened(-tokens.cast_signed());
             if told {

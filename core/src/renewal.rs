@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::item::LimitItem;
-    use crate::{BucketCache, Clock, Limit, Request};
+    use crate::{BucketCache, Clock, Limit, Payer, Request};
 
     proptest! {
         /// Whatever the jitter: a shutdown under throttling or failures writes at most ten times in
@@ -293,7 +293,7 @@ mod tests {
         let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
         let bucket = bucket.unwrap();
         let charges = Request::new(&limits, &[("rps", 7)]).charges().unwrap();
-        bucket.give_back(&clock, None, &limits, &charges);
+        bucket.give_back(&clock, Payer::Table(None), &limits, &charges);
         let mut settings = RenewalSettings::new(Duration::from_millis(100), Duration::from_secs(1));
         let deadline = clock.now().after(Duration::from_secs(3));
         settings.closes_by = Some(deadline);

@@ -32,11 +32,13 @@ pub enum Sabotage {
     PayerOverwritten,
     /// The table keeps a bucket until the limits are full that a write charges.
     KeptForOneWrite,
+    /// What was debited from an item that is deleted is credited to the one made after it.
+    DeletedCredited,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -50,6 +52,7 @@ impl Sabotage {
         Self::DebtRefunded,
         Self::PayerOverwritten,
         Self::KeptForOneWrite,
+        Self::DeletedCredited,
     ];
 }
 

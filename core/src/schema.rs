@@ -29,6 +29,9 @@ pub const GSI2_SK: &str = "GSI2SK";
 pub const META: &str = "#META";
 /// The attribute of a bucket that numbers its writes.
 pub const SEQUENCE: &str = "seq";
+/// The attribute of a bucket that says from which number its writes are counted: it tells an item from one
+/// that was made after it was deleted.
+pub const INCARNATION: &str = "inc";
 /// The attribute of a bucket that says when that was consumed which the last write reported, in
 /// milliseconds since the Unix epoch.
 pub const CONSUMED_AT: &str = "consumed_at_ms";

@@ -69,8 +69,8 @@ impl<'a> Admission<'a> {
 
     /// A lease of nothing.
     fn nothing(&self, targets: &[Target<'a>]) -> Lease<'a> {
-        let parent = (targets.len() > 1).then_some(Payer::Table);
-        self.lease(targets, [Some(Payer::Table), parent])
+        let parent = (targets.len() > 1).then_some(Payer::Table(None));
+        self.lease(targets, [Some(Payer::Table(None)), parent])
     }
 
     /// Tries to pay from the blocks in hand.
@@ -379,13 +379,7 @@ impl<'a> Admission<'a> {
         };
         let payment = Payment::new(&engine.clock, targets.iter().map(due).collect());
         match strict::pay(engine, payment).await {
-            Ok(()) => {
-                let paid = [
-                    Some(Payer::Table),
-                    (targets.len() > 1).then_some(Payer::Table),
-                ];
-                Ok(self.lease(targets, paid))
-            }
+            Ok(debited) => Ok(self.lease(targets, debited.map(|of| Some(Payer::Table(of))))),
             Err((
                 at,
                 NotWritten::Exceeded {

@@ -226,7 +226,7 @@ impl<'a> Lease<'a> {
             return None;
         };
         match held.child().payments.first() {
-            Payer::Block(_) | Payer::Table => None,
+            Payer::Block(_) | Payer::Table(_) => None,
             Payer::Nobody => Some(Degraded::Open),
             Payer::Share(_) => Some(Degraded::Local),
         }
@@ -530,7 +530,7 @@ impl<'a> Held<'a> {
         for part in &mut self.parts {
             if let Ok(slot) = part.slot(&begun.limit) {
                 let mut back = part.payments.take_back(slot, begun.tokens);
-                back.retain(|payment| payment.payer != Payer::Table); // it was not debited
+                back.retain(|payment| !matches!(payment.payer, Payer::Table(_))); // not debited
                 part.give_back(&self.engine, &back, &mut Vec::new());
             }
         }
@@ -604,7 +604,8 @@ impl Part<'_> {
                 }
                 Payer::Block(paid.generation)
             }
-            Payer::Block(_) | Payer::Table => Payer::Table,
+            Payer::Block(_) => Payer::Table(None),
+            Payer::Table(debited) => Payer::Table(debited.or_else(|| self.bucket.incarnation())),
             Payer::Nobody => Payer::Nobody,
             Payer::Share(share) => {
                 (self.bucket).charge_share(&engine.clock, limit.name(), tokens, share);
@@ -612,7 +613,7 @@ impl Part<'_> {
             }
         };
         self.payments.add(payer, slot, tokens);
-        (payer == Payer::Table).then(|| self.change(engine, Change::DebitAnyway, charges))
+        matches!(payer, Payer::Table(_)).then(|| self.change(engine, Change::DebitAnyway, charges))
     }
 
     fn change(&self, engine: &Engine, change: Change, charges: Charges) -> BucketChange {
@@ -630,13 +631,16 @@ impl Part<'_> {
         let (clock, bucket, limits) = (&engine.clock, &self.bucket, &*self.limits);
         for Payment { payer, charges } in payments {
             match payer {
-                Payer::Block(generation) if bucket.has_room_for(limits, charges) => {
-                    if bucket.give_back(clock, Some(*generation), limits, charges) {
+                Payer::Block(_) if bucket.has_room_for(limits, charges) => {
+                    if bucket.give_back(clock, *payer, limits, charges) {
                         engine.tell(bucket);
                     }
                 }
-                Payer::Block(_) | Payer::Table => {
-                    credits.push(self.change(engine, Change::Credit, charges.clone()));
+                Payer::Block(_) => {
+                    credits.push(self.change(engine, Change::Credit(None), charges.clone()));
+                }
+                Payer::Table(debited) => {
+                    credits.push(self.change(engine, Change::Credit(*debited), charges.clone()));
                 }
                 Payer::Nobody => {}
                 Payer::Share(share) => bucket.give_share_back(clock, limits, charges, *share),

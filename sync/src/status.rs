@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, plan};
+use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, estimate, plan};
 
 use crate::target::Target;
 use crate::{LimitStatus, RateLimitExceeded};
@@ -141,7 +141,7 @@ fn from_table(
 fn drawable(item: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
     let level = plan::level(item, now, limit);
     let found = item.and_then(|item| item.limit(limit.name()));
-    found.map_or(level, |found| plan::drawable(found, now, None, level))
+    found.map_or(level, |found| estimate::drawable(found, now, level))
 }
 
 /// As far as is known, with nobody refused yet: what could be had now.

@@ -8,13 +8,15 @@ use smallvec::SmallVec;
 
 use super::Shortage;
 use super::demand_meter::DemandMeter;
-use crate::kernel::item::BucketItem;
+use crate::estimate::{Knowledge, Offer, others_hold};
+use crate::kernel::item::{BucketItem, LimitItem};
 use crate::kernel::plan::{self, Seen};
-use crate::kernel::{Applied, Ask, DirectDemand, Kernel, Now, Report, Unsettled, WriteEffect};
-use crate::knowledge::Knowledge;
+use crate::kernel::{Applied, Ask, Kernel, Lineage, Now, Payer, Report, WriteEffect};
 use crate::local::LocalShares;
 use crate::pending_usage::PendingUsage;
-use crate::policy::{Asks, Decision, DemandReports, DirectDemands, Pace, Policy, View};
+use crate::policy::{
+    Asks, Decision, DemandReports, DirectDemand, DirectDemands, Pace, Policy, View,
+};
 use crate::renewal::{Outcome, Pauses, Reason, RenewalSettings, Step, Why};
 use crate::request::Charges;
 use crate::{Limit, MonotonicTime, Tick, WallTime};
@@ -30,6 +32,8 @@ pub(crate) struct Active {
     pub(super) direct: DirectDemands,
     pub(super) local: LocalShares,
     pub(super) pauses: Pauses,
+    /// When it was last found that somebody else writes to the bucket.
+    last_foreign_write_at: MonotonicTime,
     /// What the write under way reports of direct demand.
     reporting: DemandReports,
     /// When the block stops being spendable, by the clock of hits.
@@ -37,15 +41,16 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(limits: Arc<[Limit]>, generation: u32) -> Self {
+    pub(super) fn new(limits: Arc<[Limit]>, lineage: Lineage) -> Self {
         Self {
-            kernel: Kernel::new(limits.len(), generation),
+            kernel: Kernel::new(limits.len(), lineage),
             policy: None,
             usage: PendingUsage::new(limits.len()),
             meter: DemandMeter::new(limits.len()),
             direct: DirectDemands::new(limits.len()),
             local: LocalShares::default(),
             pauses: Pauses::default(),
+            last_foreign_write_at: MonotonicTime::ZERO,
             reporting: DemandReports::new(),
             expires_tick: Tick::default(),
             limits,
@@ -134,15 +139,9 @@ impl Active {
     }
 
     /// Gives tokens of an earlier charge back.
-    pub(super) fn give_back(
-        &mut self,
-        now: MonotonicTime,
-        at: usize,
-        generation: Option<u32>,
-        tokens: u64,
-    ) {
+    pub(super) fn give_back(&mut self, now: MonotonicTime, at: usize, payer: Payer, tokens: u64) {
         self.usage.give_back(at, tokens);
-        let to_block = self.kernel.give_back(now, at, generation, tokens);
+        let to_block = self.kernel.give_back(now, at, payer, tokens);
         self.meter.given_back(at, to_block);
         self.forget_denial(at);
     }
@@ -193,11 +192,10 @@ impl Active {
     pub(super) fn unreported_demand_since(&self, now: WallTime) -> Option<MonotonicTime> {
         let limits = self.limits.iter().enumerate();
         limits
-            .filter_map(|(at, limit)| {
+            .filter_map(|(at, _)| {
                 let since = self.direct.unreported_since(at)?;
-                self.kernel
-                    .others_hold(at, limit.name(), now)
-                    .then_some(since)
+                let found = self.found(at)?;
+                others_hold(found, now, self.kernel.entry(at)).then_some(since)
             })
             .min()
     }
@@ -207,14 +205,14 @@ impl Active {
         !self.direct.reconciler_knows && self.unreported_demand_since(now).is_some()
     }
 
+    /// A limit as it was last seen in the table.
+    fn found(&self, at: usize) -> Option<&LimitItem> {
+        self.kernel.seen().item()?.limit(self.limits[at].name())
+    }
+
     /// How long blocks live of those that lease, as far as is known.
     fn lease_ttl(&self, at: usize) -> Option<Duration> {
-        let ring = self
-            .kernel
-            .seen()
-            .item()?
-            .limit(self.limits[at].name())?
-            .ring?;
+        let ring = self.found(at)?.ring?;
         Some(Duration::from_millis(ring.lease_ttl_ms))
     }
 
@@ -291,12 +289,12 @@ impl Active {
     /// What there is to decide on, where this process `returns` what it holds.
     fn view(&self, now: Now, pace: Pace, returns: bool) -> View {
         let limits = self.limits.iter().enumerate();
+        let offer = |limit| Offer::of(&self.kernel, now, limit, pace.lease_ttl, returns);
         View {
             now,
             pace,
-            offers: limits
-                .map(|(at, limit)| self.kernel.offer(now, at, limit, pace.lease_ttl, returns))
-                .collect(),
+            offers: limits.map(offer).collect(),
+            last_foreign_write_at: self.last_foreign_write_at,
             limits: self.limits.clone(),
             wants: self.meter.wants(),
             unspent: self.kernel.unspent(),
@@ -317,18 +315,27 @@ impl Active {
             Asks::new()
         };
         asks.resize(view.limits.len(), Ask::default());
+        let demands: SmallVec<[f64; 2]> =
+            (0..view.limits.len()).map(|at| policy.demand(at)).collect();
         let (consumed, consumed_at_ms) = self.usage.report();
         let mut reports: SmallVec<[Report; 2]> = SmallVec::new();
+        let (mut directs, wall) = (DemandReports::new(), now.wall);
         for (at, (limit, consumed)) in view.limits.iter().zip(consumed).enumerate() {
-            let (now, demand) = (now.monotonic, policy.demand(at));
+            let (now, demand) = (now.monotonic, demands[at]);
             let direct = self.direct.report_by_reconciler(at, now, limit, demand);
-            reports.push(Report { consumed, direct });
+            directs.push(direct);
+            let direct_milli = direct.zip(self.found(at));
+            let direct_milli = direct_milli.map_or(0, |(direct, found)| direct.milli(found, wall));
+            reports.push(Report {
+                consumed,
+                direct_milli,
+            });
         }
         let lease_ttl = settings.lease_ttl;
         let planned = self
             .kernel
             .plan(now, lease_ttl, &view.limits, &asks, &reports);
-        self.reporting = reports.iter().map(|report| report.direct).collect();
+        self.reporting = directs;
         let Some(mut plan) = planned else {
             self.reported(false);
             return Step::Idle; // credits for a bucket that is gone: there is nothing to credit them to
@@ -381,8 +388,10 @@ impl Active {
         match outcome {
             Outcome::Applied(item) => self.applied(now, settings, item),
             Outcome::Refused(found) => {
-                self.kernel.forget_silence(now.monotonic, settings.renewal);
+                self.forget_silence(now.monotonic, settings.renewal);
+                let known = self.kernel.sequence();
                 self.kernel.refused(now.monotonic, found);
+                self.watch_others(now.monotonic, known);
                 self.reported(false);
                 self.pauses.refused(now.monotonic, settings)
             }
@@ -407,8 +416,11 @@ impl Active {
 
     fn applied(&mut self, now: Now, settings: &RenewalSettings, item: BucketItem) -> bool {
         let (limits, lease_ttl) = (self.limits.clone(), settings.lease_ttl);
-        self.kernel.forget_silence(now.monotonic, settings.renewal);
-        match self.kernel.applied(now, lease_ttl, &limits, item) {
+        self.forget_silence(now.monotonic, settings.renewal);
+        let known = self.kernel.sequence();
+        let applied = self.kernel.applied(now, lease_ttl, &limits, item);
+        self.watch_others(now.monotonic, known + 1);
+        match applied {
             None => false,
             Some(Applied::Converted) => {
                 self.pauses.applied(false);
@@ -428,6 +440,34 @@ impl Active {
         }
     }
 
+    /// What a direct write that was sent then found or left in the table.
+    pub(super) fn saw(
+        &mut self,
+        now: MonotonicTime,
+        sent: MonotonicTime,
+        item: Option<BucketItem>,
+    ) {
+        let known = self.kernel.sequence();
+        self.kernel.saw(now, sent, item);
+        self.watch_others(now, known);
+    }
+
+    /// Of the writes that there are by now, this process has made those that are `known`.
+    fn watch_others(&mut self, now: MonotonicTime, known: u64) {
+        if self.kernel.sequence() > known {
+            self.last_foreign_write_at = now;
+        }
+    }
+
+    /// The bucket is seen again by a process that looks about once per `period`. If it has not looked for
+    /// longer, others may have been silent for the same reason: that says nothing of them.
+    fn forget_silence(&mut self, now: MonotonicTime, period: Duration) {
+        let unseen = now.since(self.kernel.seen_at());
+        if unseen > period * 3 / 2 {
+            self.last_foreign_write_at = self.last_foreign_write_at.after(unseen);
+        }
+    }
+
     fn not_applied(&mut self) {
         self.kernel.not_applied();
         self.reported(false);
@@ -440,10 +480,15 @@ impl Active {
 
     /// What is open between this process and the table.
     pub(super) fn unsettled(&self) -> Unsettled {
-        Unsettled {
+        let mut sum = Unsettled {
             consumption: self.usage.unreported(),
-            ..self.kernel.unsettled()
+            ..Unsettled::default()
+        };
+        for position in (0..self.limits.len()).map(|at| self.kernel.position(at)) {
+            sum.tokens += position.held();
+            sum.debt += position.debt;
         }
+        sum
     }
 
     /// What the write under way does once it is applied.
@@ -491,6 +536,17 @@ impl Active {
             retry_after,
         }
     }
+}
+
+/// What is open between a process and the table, summed over the limits of a bucket, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// To be given back: held in a block, expired or not, or to be credited.
+    pub tokens: u64,
+    /// Consumed beyond what was held, to be debited.
+    pub debt: u64,
+    /// Consumption that was not reported, net of what was taken back.
+    pub consumption: i64,
 }
 
 fn signed(tokens: u64) -> i64 {

@@ -16,13 +16,14 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use self::active::Active;
+pub use self::active::Unsettled;
 pub use self::shared::{BucketRef, Hit};
 use self::state::State;
+use crate::estimate::Knowledge;
 use crate::fast_balance::{COUNTER_MAX, COUNTERS, Filling, OwnedFastBalance};
 use crate::kernel::item::BucketItem;
 use crate::kernel::plan::Seen;
-use crate::kernel::{Now, Position, Unsettled, WriteEffect};
-use crate::knowledge::Knowledge;
+use crate::kernel::{Now, Payer, Position, WriteEffect};
 use crate::local::{LocalLevel, local_time};
 use crate::policy::DemandReports;
 use crate::renewal::{Outcome, Reason, RenewalSettings, Step, Why};
@@ -92,7 +93,7 @@ impl Drop for Locked<'_> {
         };
         let withheld = state.closed || state.line.is_some();
         if let Some(active) = state.active.as_deref_mut() {
-            filling.generation = active.kernel.generation();
+            filling.generation = active.kernel.lineage().generation();
             let told = state.hinted || active.kernel.is_writing();
             for at in 0..active.limits.len().min(COUNTERS) {
                 let most = if withheld { 0 } else { COUNTER_MAX };
@@ -229,20 +230,20 @@ impl Bucket {
         let active = state.active();
         let owes = active.charge(now, at, tokens);
         Paid {
-            generation: active.kernel.generation(),
+            generation: active.kernel.lineage().generation(),
             hint: owes && state.ask_for_a_look(),
         }
     }
 
-    /// Gives tokens of an earlier charge, by the order of `limits`, back: what is owed is cancelled first,
-    /// then they go to the block that paid if it is still the same, and to the table with the next renewal
-    /// otherwise.
+    /// Gives tokens of an earlier charge, by the order of `limits`, back to its payer: what is owed is cancelled
+    /// first, then they go to the block that paid if it is still the same, and to the table with the next
+    /// renewal otherwise, unless the item that was debited is gone.
     ///
     /// Returns whether the reconciler is to be told.
     pub fn give_back(
         &self,
         clock: &Clock,
-        generation: Option<u32>,
+        payer: Payer,
         limits: &[Limit],
         charges: &Charges,
     ) -> bool {
@@ -256,7 +257,7 @@ impl Bucket {
         }
         let active = state.active();
         for (at, tokens) in slots {
-            active.give_back(now, at, generation, tokens);
+            active.give_back(now, at, payer, tokens);
         }
         !active.kernel.is_settled() && state.ask_for_a_look()
     }
@@ -433,6 +434,12 @@ impl Bucket {
         active.map_or(Seen::Never, |active| active.kernel.seen().clone())
     }
 
+    /// Which incarnation of the item was last seen.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u64> {
+        self.state.lock().lineage().incarnation()
+    }
+
     /// Remembers what a direct write that was sent at `sent` found or left in the table. Returns
     /// whether the reconciler is to be told.
     pub fn saw(&self, clock: &Clock, sent: MonotonicTime, item: Option<BucketItem>) -> bool {
@@ -440,7 +447,7 @@ impl Bucket {
         let mut state = self.lock();
         let fresh = state.active.is_none();
         let active = state.active();
-        active.kernel.saw(now.monotonic, sent, item, 0);
+        active.saw(now.monotonic, sent, item);
         (fresh || active.is_reconciler_to_report(now.wall)) && state.ask_for_a_look()
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::active::Active;
 use super::{Paid, Shortage};
-use crate::kernel::Now;
-use crate::knowledge::Knowledge;
+use crate::estimate::Knowledge;
+use crate::kernel::{Lineage, Now};
 use crate::line::Line;
 use crate::local::LocalLevel;
 use crate::renewal::{RenewalSettings, Step};
@@ -17,8 +17,8 @@ pub(super) struct State {
     pub(super) limits: Arc<[Limit]>,
     /// None: nothing is held, nothing is owed, nobody has asked for a while.
     pub(super) active: Option<Box<Active>>,
-    /// Counts blocks, also while the bucket is not in use.
-    generation: u32,
+    /// Of what it was when it was last in use.
+    lineage: Lineage,
     /// The reconciler has been told, and has not looked yet.
     pub(super) hinted: bool,
     /// The process shuts down: what is held is given back, and pays for nothing any more.
@@ -32,7 +32,7 @@ impl State {
         Self {
             limits,
             active: None,
-            generation: 0,
+            lineage: Lineage::default(),
             hinted: false,
             closed: false,
             line: None,
@@ -41,20 +41,26 @@ impl State {
 
     /// What the bucket needs while it is in use, from now on.
     pub(super) fn active(&mut self) -> &mut Active {
-        let (limits, generation) = (&self.limits, self.generation);
-        (self.active).get_or_insert_with(|| Box::new(Active::new(limits.clone(), generation)))
+        let (limits, lineage) = (&self.limits, self.lineage);
+        (self.active).get_or_insert_with(|| Box::new(Active::new(limits.clone(), lineage)))
     }
 
     /// The bucket is not in use any more.
     fn deactivate(&mut self) {
         if let Some(active) = self.active.take() {
-            self.generation = active.kernel.generation().wrapping_add(1);
+            self.lineage = active.kernel.lineage();
+            self.lineage.begin_generation();
         }
     }
 
     /// Counts the times that the bucket was not in use; none if it is.
     pub(super) fn idle_generation(&self) -> Option<u32> {
-        self.active.is_none().then_some(self.generation)
+        self.active.is_none().then_some(self.lineage.generation())
+    }
+
+    pub(super) fn lineage(&self) -> Lineage {
+        let active = self.active.as_deref();
+        active.map_or(self.lineage, |active| active.kernel.lineage())
     }
 
     pub(super) fn ask_for_a_look(&mut self) -> bool {
@@ -108,9 +114,8 @@ impl State {
 
     /// Pays what was checked.
     pub(super) fn pay(&mut self, charges: &Charges) -> Paid {
-        let (mut generation, mut low) = (self.generation, false);
+        let (generation, mut low) = (self.lineage().generation(), false);
         if let Some(active) = self.active.as_deref_mut() {
-            generation = active.kernel.generation();
             low = active.pay(charges);
         }
         Paid {

@@ -3,6 +3,7 @@
 //! Only what the table was debited may be credited to it. So no payment is forgotten when another is
 //! added, and what is given back goes to its payer, the last payment first.
 
+use super::item::BucketItem;
 use crate::sabotage::Sabotage;
 use crate::{Charges, Share};
 use smallvec::SmallVec;
@@ -12,12 +13,26 @@ use smallvec::SmallVec;
 pub enum Payer {
     /// The token block of this generation.
     Block(u32),
-    /// The table itself.
-    Table,
+    /// The table itself: this incarnation of the item. None where no answer has said which.
+    Table(Option<u64>),
     /// Nobody: the table could not be asked, and the failure mode is open.
     Nobody,
     /// This process's share of the limit: the table could not be asked.
     Share(Share),
+}
+
+impl Payer {
+    /// Whether it has paid with tokens of this item: what is credited to another comes from nowhere.
+    #[must_use]
+    pub fn debited(self, item: &BucketItem) -> bool {
+        let is_another = |incarnation| incarnation != item.incarnation;
+        match self {
+            Self::Table(debited) => {
+                !debited.is_some_and(is_another) || Sabotage::DeletedCredited.is_planted()
+            }
+            Self::Block(_) | Self::Nobody | Self::Share(_) => false,
+        }
+    }
 }
 
 /// Tokens that one payer has paid, by the order of the limits.
@@ -157,20 +172,20 @@ mod tests {
     #[test]
     fn last_payer_is_paid_back_first() {
         let mut payments = Payments::new(Payer::Nobody, Charges::of(0, 300));
-        payments.add(Payer::Table, 0, 1);
-        payments.add(Payer::Table, 0, 2);
-        payments.add(Payer::Table, 1, 9);
+        payments.add(Payer::Table(None), 0, 1);
+        payments.add(Payer::Table(None), 0, 2);
+        payments.add(Payer::Table(None), 1, 9);
         assert_eq!((payments.tokens(0), payments.tokens(1)), (303, 9));
         assert_eq!(payments.charges().tokens(0), 303);
-        assert_eq!(back(&mut payments, 2), [(Payer::Table, 2)]);
+        assert_eq!(back(&mut payments, 2), [(Payer::Table(None), 2)]);
         assert_eq!(
             back(&mut payments, 100),
-            [(Payer::Table, 1), (Payer::Nobody, 99)]
+            [(Payer::Table(None), 1), (Payer::Nobody, 99)]
         );
         assert_eq!(back(&mut payments, 999), [(Payer::Nobody, 201)]);
         assert_eq!(
             (payments.first(), payments.last()),
-            (Payer::Nobody, Payer::Table)
+            (Payer::Nobody, Payer::Table(None))
         );
         assert_eq!(back(&mut payments, 1), []);
         assert_eq!(payments.tokens(1), 9);

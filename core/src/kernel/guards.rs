@@ -7,20 +7,7 @@ use super::arithmetic::{Terms, Ticks};
 use super::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
 use super::plan::Transfer;
 use crate::sabotage::Sabotage;
-use crate::{Limit, MonotonicTime, WallTime};
-
-/// Tokens that were asked for by direct acquires, and that the table has not been told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectDemand {
-    /// How many.
-    pub tokens: u64,
-    /// Since when.
-    pub since: MonotonicTime,
-    /// For how long.
-    pub during: Duration,
-    /// For how long such acquires go on, without a pause of a `lease_ttl`.
-    pub going_on: Duration,
-}
+use crate::{Limit, WallTime};
 
 /// What a process holds in its block, to be entered into the ring.
 #[derive(Clone, Copy, Debug)]
@@ -60,22 +47,8 @@ impl RingEntry {
         self.demand_milli
     }
 
-    /// What stands in a ring that did not have what was entered `before`, and from which this has
-    /// taken it out.
-    #[must_use]
-    pub fn beside(self, before: Option<Self>) -> Self {
-        match before.filter(|before| before.epoch == self.epoch) {
-            Some(before) => Self {
-                held: self.held - before.held,
-                demand_milli: self.demand_milli - before.demand_milli,
-                ..self
-            },
-            None => self,
-        }
-    }
-
     /// What was held of that, where so much is given back or was spent since.
-    fn held_of(self, before: u64) -> i64 {
+    pub(crate) fn held_of(self, before: u64) -> i64 {
         self.held.min(tokens(before))
     }
 
@@ -159,55 +132,15 @@ pub fn flight_max(lease_ttl: Duration) -> Duration {
 /// together, rounded up.
 #[must_use]
 pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
-    let Some(found) = item.limit(limit.name()) else {
+    let outstanding = |found| Some((found, Outstanding::of(found, now, None)?));
+    let Some((found, out)) = item.limit(limit.name()).and_then(outstanding) else {
         return 0;
     };
-    let Some(ring) = found.ring else {
-        return 0;
-    };
-    let terms = found.terms;
-    let held = Outstanding::of(&ring, epoch(&ring, now), None).others;
-    let out = terms.level(found.z, now).max(0) + Ticks::from(held) * terms.token();
-    let most = terms.full() + terms.refill(Duration::from_millis(ring.lease_ttl_ms));
-    let tokens = (out - most + terms.token() - 1).div_euclid(terms.token());
+    let terms = out.terms;
+    let all = terms.level(found.z, now).max(0) + Ticks::from(out.others) * terms.token();
+    let most = terms.full() + terms.refill(out.lease_ttl());
+    let tokens = (all - most + terms.token() - 1).div_euclid(terms.token());
     u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
-}
-
-/// The demand that the fleet has reported, in thousandths of a token per second, as far as that is not
-/// too long ago.
-#[must_use]
-pub fn fleet_demand_milli(found: &LimitItem, now: WallTime) -> i64 {
-    found.ring.map_or(0, |ring| {
-        let epoch = now.as_millis() / ring.lease_ttl_ms.max(1);
-        if ring.is_live(epoch) {
-            ring.demand_milli_in(epoch)
-        } else {
-            0
-        }
-    })
-}
-
-/// Whether others hold tokens of a limit in live blocks.
-#[must_use]
-pub fn others_hold(found: &LimitItem, now: WallTime, entered: Option<RingEntry>) -> bool {
-    let others = |ring: &Ring| Outstanding::of(ring, epoch(ring, now), entered).others;
-    found.ring.as_ref().is_some_and(|ring| others(ring) > 0)
-}
-
-/// What of `level` may be drawn: where others hold more than the limit refills in a `lease_ttl`, a
-/// part of it overflows.
-#[must_use]
-pub fn drawable(
-    found: &LimitItem,
-    now: WallTime,
-    entered: Option<RingEntry>,
-    level: Ticks,
-) -> Ticks {
-    let Some(ring) = found.ring else {
-        return level;
-    };
-    let others = Outstanding::of(&ring, epoch(&ring, now), entered).others;
-    level - Headroom::of(&found.terms, &ring, others, level).map_or(0, |rest| rest.overflow)
 }
 
 /// How many tokens all processes together may hold: what the bucket could give at once. What has
@@ -228,10 +161,9 @@ pub fn block_max(
     entered: Option<RingEntry>,
     lease_ttl: Duration,
 ) -> u64 {
-    let ring = found.and_then(|found| found.ring);
-    let others = |ring: &Ring| Outstanding::of(ring, epoch(ring, now), entered).others;
-    let lease_ttl = ring.as_ref().map_or(lease_ttl, ring_ttl);
-    let others = ring.as_ref().map_or(0, others).unsigned_abs();
+    let out = found.and_then(|found| Outstanding::of(found, now, entered));
+    let (lease_ttl, others) = out.map_or((lease_ttl, 0), |out| (out.lease_ttl(), out.others));
+    let others = others.unsigned_abs();
     let meanwhile = limit.terms().tokens_in(lease_ttl / 16);
     blocks_max(limit.terms(), lease_ttl).saturating_sub(others + meanwhile)
 }
@@ -251,56 +183,6 @@ pub fn flows_in(
     (terms.time_for(first), terms.time_for(ahead))
 }
 
-/// What overflows of `level`, which may be above full, in a bucket as `found`: for what others hold, and
-/// for what flowed in beside blocks. Of its own block the process gives back, or has spent, `before`.
-#[must_use]
-pub fn overflow(
-    found: &LimitItem,
-    now: WallTime,
-    entered: Option<RingEntry>,
-    before: u64,
-    level: Ticks,
-) -> Ticks {
-    let Some(ring) = found.ring else {
-        return 0;
-    };
-    let out = Outstanding::of(&ring, epoch(&ring, now), entered);
-    let own = entered.map_or(0, |entered| entered.held_of(before));
-    let found_level = found.terms.level(found.z, now);
-    overflow_of(&found.terms, &ring, out.others, own, found_level, level)
-}
-
-fn overflow_of(
-    terms: &Terms,
-    ring: &Ring,
-    others: i64,
-    own: i64,
-    found_level: Ticks,
-    level: Ticks,
-) -> Ticks {
-    let clamped = level.min(terms.full());
-    let beside_others = Headroom::of(terms, ring, others, clamped).map_or(0, |rest| rest.overflow);
-    let most = terms.full() + terms.refill(guarded_ttl(ring_ttl(ring)));
-    let over = found_level + Ticks::from(others + own) * terms.token() - most;
-    beside_others.max(over - (level - clamped))
-}
-
-/// Until when at least all that flows in overflows, for what others hold; none if it does not.
-#[must_use]
-pub fn overflows_for(
-    found: &LimitItem,
-    now: WallTime,
-    entered: Option<RingEntry>,
-) -> Option<Duration> {
-    let ring = found
-        .ring
-        .filter(|_| drawable(found, now, entered, 0) < 0)?;
-    let turns_ms = (epoch(&ring, now) + 1) * ring.lease_ttl_ms;
-    Some(Duration::from_millis(
-        turns_ms.saturating_sub(now.as_millis()),
-    ))
-}
-
 /// The epoch that counts at `now`. Another's clock may be a little ahead; an epoch far in the
 /// future is a broken one.
 fn epoch(ring: &Ring, now: WallTime) -> u64 {
@@ -309,60 +191,89 @@ fn epoch(ring: &Ring, now: WallTime) -> u64 {
     if ahead { ring.epoch } else { by_clock }
 }
 
-/// Tokens that are out in live blocks.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outstanding {
+/// Tokens of a limit that are out in live blocks, as its ring counts them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outstanding {
+    terms: Terms,
+    ring: Ring,
+    /// The epoch that counts.
+    pub(crate) epoch: u64,
     live: bool,
     /// Granted in this epoch, and in the one before.
     held: i64,
     held_before: i64,
-    /// All but the process's own.
-    others: i64,
+    /// All but what the process has entered itself.
+    pub(crate) others: i64,
 }
 
 impl Outstanding {
-    fn of(ring: &Ring, epoch: u64, entered: Option<RingEntry>) -> Self {
+    /// None where no process has held a block.
+    pub(crate) fn of(found: &LimitItem, now: WallTime, entered: Option<RingEntry>) -> Option<Self> {
+        let ring = found.ring?;
+        let epoch = epoch(&ring, now);
         let live = ring.is_live(epoch) && ring.epoch <= epoch;
         let (held, held_before) = if live { ring.held_in(epoch) } else { (0, 0) };
-        let own = entered.map_or(0, |own| own.held_in(ring, epoch));
-        Self {
+        let own = entered.map_or(0, |own| own.held_in(&ring, epoch));
+        Some(Self {
+            terms: found.terms,
+            ring,
+            epoch,
             live,
             held,
             held_before,
             others: (held + held_before - own).max(0),
+        })
+    }
+
+    pub(crate) fn lease_ttl(&self) -> Duration {
+        Duration::from_millis(self.ring.lease_ttl_ms)
+    }
+
+    /// When the epoch that counts ends.
+    pub(crate) fn epoch_end(&self) -> WallTime {
+        WallTime::from_millis((self.epoch + 1) * self.ring.lease_ttl_ms)
+    }
+
+    /// What the guards go by, in tokens of refill: flights and overdrafts take the rest.
+    fn guarded(&self) -> Duration {
+        self.lease_ttl() - flight_max(self.lease_ttl()) - overdraft_max(self.lease_ttl())
+    }
+
+    /// What is left of `level` where others hold more than the limit refills in a `lease_ttl`; none where
+    /// they do not.
+    pub(crate) fn headroom(&self, level: Ticks) -> Option<Headroom> {
+        let (terms, guarded) = (&self.terms, self.guarded());
+        if self.others <= tokens(terms.tokens_in(guarded)) {
+            return None;
         }
+        let most = terms.full() + terms.refill(guarded);
+        let headroom = most - level - Ticks::from(self.others) * terms.token();
+        let room = terms.refill(guarded) / 16;
+        Some(Headroom {
+            overflow: if headroom < 0 { room - headroom } else { 0 },
+            left: if headroom < 0 { room } else { headroom },
+        })
+    }
+
+    /// What overflows of `level`, which may be above full, in a bucket that was found with `found_level`: for
+    /// what others hold, and for what flowed in beside blocks. Of its own block the process gives back, or
+    /// has spent, so much as it has entered of `before`.
+    pub(crate) fn overflow(&self, own: i64, found_level: Ticks, level: Ticks) -> Ticks {
+        let terms = &self.terms;
+        let clamped = level.min(terms.full());
+        let beside_others = self.headroom(clamped).map_or(0, |rest| rest.overflow);
+        let most = terms.full() + terms.refill(self.guarded());
+        let over = found_level + Ticks::from(self.others + own) * terms.token() - most;
+        beside_others.max(over - (level - clamped))
     }
 }
 
 /// What is left of the level where others hold more than the limit refills in a `lease_ttl`.
-struct Headroom {
+pub(crate) struct Headroom {
     /// What is too much.
-    overflow: Ticks,
+    pub(crate) overflow: Ticks,
     /// By how much the level, or what others hold, may still grow.
-    headroom: Ticks,
-}
-
-impl Headroom {
-    fn of(terms: &Terms, ring: &Ring, others: i64, level: Ticks) -> Option<Self> {
-        let guarded = guarded_ttl(ring_ttl(ring));
-        if others <= tokens(terms.tokens_in(guarded)) {
-            return None;
-        }
-        let most = terms.full() + terms.refill(guarded);
-        let headroom = most - level - Ticks::from(others) * terms.token();
-        let room = terms.refill(guarded) / 16;
-        Some(if headroom < 0 {
-            Self {
-                overflow: room - headroom,
-                headroom: room,
-            }
-        } else {
-            Self {
-                overflow: 0,
-                headroom,
-            }
-        })
-    }
+    left: Ticks,
 }
 
 /// How much refill that is to come may be spent at once: by processes whose view of the bucket was
@@ -371,25 +282,15 @@ pub(crate) fn overdraft_max(lease_ttl: Duration) -> Duration {
     lease_ttl / 32 * 5
 }
 
-fn ring_ttl(ring: &Ring) -> Duration {
-    Duration::from_millis(ring.lease_ttl_ms)
-}
-
-/// What the guards go by: flights and overdraft_allowance take the rest.
-fn guarded_ttl(lease_ttl: Duration) -> Duration {
-    lease_ttl - flight_max(lease_ttl) - overdraft_max(lease_ttl)
-}
-
-/// The ring as seen, what is out, and what a write makes of it.
+/// What is out, and what a write makes of the ring that counts it.
 pub(crate) struct WriteGuards {
-    ring: Option<(Ring, u64)>,
-    out: Outstanding,
+    out: Option<Outstanding>,
     /// What the process held until now, spent since or not.
     own: i64,
     pub(crate) change: RingChange,
 }
 
-/// What the books allow a write to do.
+/// What the guards allow a write to do.
 pub(crate) struct Allowance {
     pub(crate) guard: RingGuard,
     /// How far over full the bucket may be found and still be debited as it is. A full bucket
@@ -414,48 +315,39 @@ impl WriteGuards {
         t: &Transfer<'_>,
         entry: &mut Option<RingEntry>,
     ) -> Self {
-        let holding = t.holding;
-        let Some(ring) = found.ring else {
-            let change = |h: Holding| RingChange::Reset(h.first_ring(now, 0, entry));
-            return Self {
-                ring: None,
-                out: Outstanding::default(),
-                own: 0,
-                change: holding.map_or(RingChange::Keep, change),
-            };
-        };
-        let epoch = epoch(&ring, now);
-        let entered = holding.and_then(|h| h.entered);
-        let out = Outstanding::of(&ring, epoch, entered);
-        let mut change = match holding {
-            Some(h) if out.live && ring.lease_ttl_ms >= millis(h.lease_ttl) => {
-                Self::add(&ring, epoch, &h, entry)
+        let entered = t.holding.and_then(|h| h.entered);
+        let out = Outstanding::of(found, now, entered);
+        let others = out.map_or(0, |out| out.others);
+        let mut change = match (t.holding, out) {
+            (None, _) => RingChange::Keep,
+            (Some(h), Some(out)) if out.live && out.ring.lease_ttl_ms >= millis(h.lease_ttl) => {
+                Self::add(&out.ring, out.epoch, &h, entry)
             }
-            Some(h) => RingChange::Reset(h.first_ring(now, out.others, entry)),
-            None => RingChange::Keep,
+            (Some(h), _) => RingChange::Reset(h.first_ring(now, others, entry)),
         };
-        let direct = t
-            .direct
-            .map_or(0, |direct| direct_milli(&ring, epoch, now, direct));
-        match &mut change {
-            RingChange::Add { demand_milli, .. } => *demand_milli += direct,
-            RingChange::Reset(ring) => ring.demand_milli[Ring::slot(ring.epoch)] += direct,
+        match (&mut change, out) {
+            (RingChange::Add { demand_milli, .. }, _) => *demand_milli += t.direct_milli,
+            (RingChange::Reset(ring), Some(_)) => {
+                ring.demand_milli[Ring::slot(ring.epoch)] += t.direct_milli;
+            }
             // Where none holds anything, nobody is told: the ring is to die with the last of them.
-            keep if out.others > 0 && direct > 0 => {
+            (keep, Some(out)) if out.others > 0 && t.direct_milli > 0 => {
                 *keep = RingChange::Add {
-                    epoch,
+                    epoch: out.epoch,
                     held: 0,
                     held_before: 0,
-                    demand_milli: direct,
+                    demand_milli: t.direct_milli,
                     demand_before_milli: 0,
                 };
             }
-            RingChange::Keep => {}
+            _ => {}
         }
         Self {
-            ring: Some((ring, epoch)),
             out,
-            own: entered.map_or(0, |entered| entered.held_of(t.held_before())),
+            own: match (out, entered) {
+                (Some(_), Some(entered)) => entered.held_of(t.held_before()),
+                _ => 0,
+            },
             change,
         }
     }
@@ -492,40 +384,39 @@ impl WriteGuards {
         level: Ticks,
         holding: Option<Holding>,
     ) -> Allowance {
-        let overdraft_allowance = |lease_ttl| terms.refill(overdraft_max(lease_ttl));
-        let Some((ring, _)) = self.ring else {
+        let overdraft = |lease_ttl| terms.refill(overdraft_max(lease_ttl));
+        let Some(out) = self.out else {
             return Allowance {
                 guard: RingGuard::Absent,
                 full_tolerance: 0,
-                overdraft_allowance: holding.map_or(0, |h| overdraft_allowance(h.lease_ttl)),
+                overdraft_allowance: holding.map_or(0, |h| overdraft(h.lease_ttl)),
                 overflow: 0,
                 level_rise_max: None,
             };
         };
-        let lease_ttl = ring_ttl(&ring);
-        let headroom = tokens(terms.tokens_in(guarded_ttl(lease_ttl))) - self.out.others;
         // By how much others may come to hold more beside the block that is taken, if one is.
         let block = holding.filter(|holding| holding.tokens > 0);
         let room = block.map_or(i64::MAX, |block| {
-            tokens(blocks_max(terms, lease_ttl)) - self.out.others - tokens(block.tokens)
+            tokens(blocks_max(terms, out.lease_ttl())) - out.others - tokens(block.tokens)
         });
-        let overflow = overflow_of(terms, &ring, self.out.others, self.own, found_level, level);
-        let level = level.min(terms.full());
-        if let Some(rest) = Headroom::of(terms, &ring, self.out.others, level) {
+        let overflow = out.overflow(self.own, found_level, level);
+        if let Some(rest) = out.headroom(level.min(terms.full())) {
             return Allowance {
-                guard: self.guard(room.min(terms.to_tokens(rest.headroom / 2))),
+                guard: self.guard(&out, room.min(terms.to_tokens(rest.left / 2))),
                 full_tolerance: 0,
                 overdraft_allowance: 0,
                 overflow,
-                level_rise_max: Some(rest.headroom / 2),
+                level_rise_max: Some(rest.left / 2),
             };
         }
+        let headroom = tokens(terms.tokens_in(out.guarded())) - out.others;
         let full_tolerance = if holding.is_some() { headroom / 3 } else { 0 };
+        let leased = holding.is_some() || out.others > 0;
         Allowance {
-            guard: self.guard(room.min(headroom - full_tolerance)),
+            guard: self.guard(&out, room.min(headroom - full_tolerance)),
             full_tolerance: Ticks::from(full_tolerance) * terms.token(),
-            overdraft_allowance: if holding.is_some() || self.out.others > 0 {
-                overdraft_allowance(lease_ttl)
+            overdraft_allowance: if leased {
+                overdraft(out.lease_ttl())
             } else {
                 0
             },
@@ -535,41 +426,24 @@ impl WriteGuards {
     }
 
     /// Others may hold so many tokens `more` than was seen.
-    fn guard(&self, more: i64) -> RingGuard {
-        let Some((ring, epoch)) = self.ring else {
-            return RingGuard::Absent;
-        };
-        if !self.out.live || matches!(self.change, RingChange::Reset(_)) {
-            return RingGuard::Unchanged(ring);
+    fn guard(&self, out: &Outstanding, more: i64) -> RingGuard {
+        if !out.live || matches!(self.change, RingChange::Reset(_)) {
+            return RingGuard::Unchanged(out.ring);
         }
         // Blocks of the epoch before are renewed, and so counted in this one; new ones are entered
         // before only by those who write before the epoch has begun.
-        let more_before = if ring.epoch < epoch { more / 4 } else { 0 };
+        let more_before = if out.ring.epoch < out.epoch {
+            more / 4
+        } else {
+            0
+        };
         RingGuard::Live {
-            lease_ttl_ms: ring.lease_ttl_ms,
-            epoch,
-            held_max: self.out.held + more - more_before,
-            held_before_max: self.out.held_before + more_before,
+            lease_ttl_ms: out.ring.lease_ttl_ms,
+            epoch: out.epoch,
+            held_max: out.held + more - more_before,
+            held_before_max: out.held_before + more_before,
         }
     }
-}
-
-/// Over which part of an epoch at least: a few requests at its end are no rate.
-const DIRECT_OVER_MIN: u64 = 4;
-
-/// What is direct for in strict mode is demand beside that of processes that lease: the mean of an
-/// epoch, in thousandths of a token per second. Of who began in the middle of one it is the mean of
-/// the rest: the next epoch would else have gone by before it was known.
-fn direct_milli(ring: &Ring, epoch: u64, now: WallTime, direct: DirectDemand) -> i64 {
-    let lease_ttl_ms = ring.lease_ttl_ms;
-    let gone_ms = now.as_millis().saturating_sub(epoch * lease_ttl_ms);
-    let began_ms = gone_ms.saturating_sub(millis(direct.going_on));
-    let rest_ms = lease_ttl_ms.saturating_sub(began_ms);
-    let during_ms = rest_ms
-        .max(lease_ttl_ms / DIRECT_OVER_MIN)
-        .max(millis(direct.during));
-    let demand_milli = u128::from(direct.tokens) * 1_000_000 / u128::from(during_ms);
-    i64::try_from(demand_milli).unwrap_or(i64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -21,6 +21,9 @@ use crate::sabotage::Sabotage;
 /// All limits of one (entity, resource), as one item of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketItem {
+    /// Which item it is of all that the bucket has had: the number from which its writes are counted. An
+    /// item that is deleted and made again is another one.
+    pub incarnation: u64,
     /// The number of the last write: one more than that of the write before.
     pub sequence: u64,
     /// When that was consumed which the last write reported, in milliseconds since the Unix epoch.
@@ -95,6 +98,8 @@ impl Ring {
 /// A conditional write to one bucket: all of its guards hold and all of it happens, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketWrite {
+    /// Which [incarnation](BucketItem::incarnation) of the item it is for; none if for any. A guard.
+    pub incarnation: Option<u64>,
     /// What it does, limit by limit.
     pub limits: Vec<LimitWrite>,
     /// Where the numbers of the writes begin, if this is the first one of the item. From the
@@ -248,6 +253,8 @@ impl BucketItem {
     /// # Errors
     /// The item as it stands, if a guard does not hold.
     pub fn apply(stored: &mut Option<Self>, write: &BucketWrite) -> Result<Self, Option<Self>> {
+        let found = stored.as_ref().map(|item| item.incarnation);
+        let same = write.incarnation.is_none() || write.incarnation == found;
         let holds = |w: &LimitWrite| {
             let found = stored.as_ref().and_then(|item| item.limit(&w.name));
             match w.action {
@@ -255,10 +262,11 @@ impl BucketItem {
                 LimitAction::Update { guard, .. } => found.is_some_and(|limit| guard.holds(limit)),
             }
         };
-        if !write.kept.holds(stored.as_ref()) || !write.limits.iter().all(holds) {
+        if !same || !write.kept.holds(stored.as_ref()) || !write.limits.iter().all(holds) {
             return Err(stored.clone());
         }
         let item = stored.get_or_insert_with(|| Self {
+            incarnation: write.sequence_from,
             sequence: write.sequence_from,
             ..Self::default()
         });

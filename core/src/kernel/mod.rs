@@ -37,11 +37,10 @@ use crate::{MonotonicTime, WallTime};
 
 pub use self::arithmetic::{Terms, Ticks};
 pub use self::charge::{Payer, Payment, Payments};
-pub(crate) use self::guards::overdraft_max;
-pub use self::plan::DirectDemand;
-pub(crate) use self::renewal::{Applied, Report, Sighting};
-pub use self::renewal::{Ask, Offer, Settled, SettledLimit, WriteEffect};
-pub use self::spending::{Position, Unsettled};
+pub(crate) use self::guards::{Outstanding, overdraft_max};
+pub(crate) use self::renewal::{Applied, Report};
+pub use self::renewal::{Ask, Settled, SettledLimit, WriteEffect};
+pub use self::spending::Position;
 pub use self::trickle::Trickle;
 use item::BucketItem;
 use plan::{RingEntry, Seen};
@@ -55,12 +54,9 @@ pub(crate) struct Kernel {
     /// The item as it was last seen, and when.
     seen: Seen,
     seen_at: MonotonicTime,
-    /// When it was last found that somebody else writes to the bucket.
-    last_foreign_write_at: MonotonicTime,
     /// When the block stops being spendable.
     expires_at: MonotonicTime,
-    /// Counts blocks: what is given back goes to the block that paid, or else to the table.
-    generation: u32,
+    lineage: Lineage,
     in_flight: Option<Box<InFlight>>,
 }
 
@@ -85,6 +81,17 @@ struct Account {
     entry: Option<RingEntry>,
 }
 
+/// Which blocks, and which items of the table, a bucket has had. It outlasts the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lineage {
+    /// Counts blocks: what is given back goes to the block that paid, or else to the table.
+    generation: u32,
+    /// The first block of this item. What older ones have paid was debited from an item that is gone.
+    first_generation: u32,
+    /// The item; none if it is not known, or not there.
+    incarnation: Option<u64>,
+}
+
 /// The time, on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -94,22 +101,45 @@ pub struct Now {
     pub wall: WallTime,
 }
 
-/// How many writes of a bucket may be found to have been made at once: answers to direct writes that
-/// overlap arrive together.
-const AT_ONCE_MAX: u64 = 1_000;
+impl Lineage {
+    /// Which block it is.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Which item it is, as far as is known.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.incarnation
+    }
+
+    /// From now on nothing is given back to this block: what it has paid goes back to the table.
+    pub(crate) fn begin_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// The item is gone, or another one.
+    fn forget_item(&mut self) {
+        self.begin_generation();
+        self.first_generation = self.generation;
+    }
+
+    /// Whether a block was debited from the item that is there now, as far as is known.
+    fn is_of_this_item(&self, generation: u32) -> bool {
+        generation.wrapping_sub(self.first_generation) <= u32::MAX / 2
+    }
+}
 
 impl Kernel {
     /// Of a bucket of which nothing is held, with so many limits.
-    pub(crate) fn new(limits: usize, generation: u32) -> Self {
+    pub(crate) fn new(limits: usize, lineage: Lineage) -> Self {
         let mut accounts = SmallVec::new();
         accounts.resize_with(limits, Account::default);
         Self {
             accounts,
             seen: Seen::Never,
             seen_at: MonotonicTime::ZERO,
-            last_foreign_write_at: MonotonicTime::ZERO,
             expires_at: MonotonicTime::ZERO,
-            generation,
+            lineage,
             in_flight: None,
         }
     }
@@ -130,14 +160,9 @@ impl Kernel {
         self.accounts.remove(at);
     }
 
-    /// Which block it is.
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
-    }
-
-    /// From now on nothing is given back to this block: what it has paid goes back to the table.
-    pub(crate) fn begin_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
+    /// Which block it is, and of which item.
+    pub(crate) fn lineage(&self) -> Lineage {
+        self.lineage
     }
 
     /// When the block stops being spendable.
@@ -148,6 +173,11 @@ impl Kernel {
     /// The item as it was last seen.
     pub(crate) fn seen(&self) -> &Seen {
         &self.seen
+    }
+
+    /// The number of the write that left it so.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.seen.item().map_or(0, |item| item.sequence)
     }
 
     /// When that was.
@@ -165,54 +195,42 @@ impl Kernel {
         self.accounts.iter().all(Account::is_settled)
     }
 
-    /// Whether others hold tokens of a limit in live blocks.
-    pub(crate) fn others_hold(&self, at: usize, limit: &str, now: WallTime) -> bool {
-        let found = self.seen.item().and_then(|item| item.limit(limit));
-        let entry = self.accounts[at].entry;
-        found.is_some_and(|found| plan::others_hold(found, now, entry))
-    }
-
-    /// The bucket is seen again by a process that looks about once per `period`. If it has not looked for
-    /// longer, others may have been silent for the same reason: that says nothing of them.
-    pub(crate) fn forget_silence(&mut self, now: MonotonicTime, period: std::time::Duration) {
-        let unseen = now.since(self.seen_at);
-        if unseen > period * 3 / 2 {
-            self.last_foreign_write_at = self.last_foreign_write_at.after(unseen);
-        }
-    }
-
-    /// What the bucket was found as, or was left as by so many writes of this process, of which the last
-    /// was sent then. Of answers to writes that were under way at once, the last to come may be the oldest: it
-    /// says nothing new.
+    /// The bucket was found as this, or was left so by a write of this process, of which the last was sent
+    /// then. Of answers to writes that were under way at once, the last to come may be the oldest: it says
+    /// nothing new.
     pub(crate) fn saw(
         &mut self,
         now: MonotonicTime,
         sent: MonotonicTime,
         item: Option<BucketItem>,
-        writes: u64,
-    ) -> Sighting {
-        let sequence = |item: Option<&BucketItem>| item.map_or(0, |item| item.sequence);
-        let (found, known) = (sequence(item.as_ref()), sequence(self.seen.item()));
-        if found < known && self.seen_at >= sent {
-            return Sighting { remade: false };
+    ) {
+        let found = item.as_ref().map_or(0, |item| item.sequence);
+        if found < self.sequence() && self.seen_at >= sent {
+            return;
         }
-        let since = found.saturating_sub(known);
-        if since > writes {
-            self.last_foreign_write_at = now;
-        }
-        // Numbers begin with the microsecond in which the item is made, and go up by one per write. An
-        // item that was made again does not know what was entered into the one before.
-        let elapsed = now.since(self.seen_at).as_micros();
-        let at_most = elapsed + u128::from(writes + AT_ONCE_MAX);
-        let remade = self.seen.item().is_some() && u128::from(since) > at_most;
-        if remade {
-            for account in &mut self.accounts {
-                account.entry = None;
-            }
+        let incarnation = item.as_ref().map(|item| item.incarnation);
+        let known = std::mem::replace(&mut self.lineage.incarnation, incarnation);
+        if known.is_some() && known != incarnation {
+            self.forget_item();
         }
         self.seen = item.into();
         self.seen_at = now;
-        Sighting { remade }
+    }
+
+    /// A block goes with the item that it was debited from, and so does what was to be credited to that. What
+    /// was consumed beyond is owed still.
+    fn forget_item(&mut self) {
+        self.lineage.forget_item();
+        for account in &mut self.accounts {
+            *account = Account {
+                debt: account.debt,
+                spent: account.spent,
+                ..Account::default()
+            };
+        }
+        if let Some(flight) = &mut self.in_flight {
+            flight.bring_nothing();
+        }
     }
 }
 

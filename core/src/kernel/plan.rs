@@ -15,7 +15,7 @@
 //! hence the bound: `admitted <= burst + rate * (window + lease_ttl)`.
 //!
 //! What flows in between two writes adds to the sum. So the next one goes by what was held at the
-//! last, its own block included, whether it was spent since or not ([`overflow`]).
+//! last, its own block included, whether it was spent since or not.
 //!
 //! What overflows lowers the level, perhaps far below empty, while blocks stay as they were. So
 //! what is held is bounded by itself, too: the new block and what others hold together
@@ -33,10 +33,7 @@ use std::time::Duration;
 
 use super::arithmetic::{Terms, Ticks};
 use super::guards::{Allowance, WriteGuards};
-pub use super::guards::{
-    DirectDemand, Holding, Returned, RingEntry, block_max, drawable, excess, fleet_demand_milli,
-    flight_max, flows_in, others_hold, overflow, overflows_for,
-};
+pub use super::guards::{Holding, Returned, RingEntry, block_max, excess, flight_max, flows_in};
 use super::item::{
     BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
     RingChange, RingGuard, ZChange,
@@ -110,8 +107,8 @@ pub struct Transfer<'a> {
     pub consumed: i64,
     /// What the process holds, in leased mode.
     pub holding: Option<Holding>,
-    /// What direct acquires have asked for, to be told to processes that lease.
-    pub direct: Option<DirectDemand>,
+    /// What direct acquires ask for, to be told to processes that lease, in thousandths of a token per second.
+    pub direct_milli: i64,
 }
 
 impl<'a> Transfer<'a> {
@@ -158,7 +155,7 @@ impl<'a> Transfer<'a> {
             ahead: Duration::ZERO,
             consumed: 0,
             holding: None,
-            direct: None,
+            direct_milli: 0,
         }
     }
 }
@@ -230,6 +227,7 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
             .collect()
     };
     let mut write = BucketWrite {
+        incarnation: seen.map(|item| item.incarnation),
         sequence_from: now.as_micros(),
         consumed_at_ms: now.as_millis(),
         kept: Kept::AsItIs,

@@ -1,17 +1,15 @@
 //! The write that renews a block: it gives back what is unspent, takes the next block, and settles debts and
-//! credits, as one net change. What may be asked for ([`Offer`]), what is ([`Ask`]), and what came of it
-//! ([`Settled`]).
+//! credits, as one net change. What is asked for ([`Ask`]), and what came of it ([`Settled`]).
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::arithmetic::Ticks;
-use super::item::{BucketItem, LimitItem};
-use super::plan::{self, DirectDemand, Holding, Plan, Returned, RingEntry, Transfer};
+use super::item::BucketItem;
+use super::plan::{self, Holding, Plan, Returned, RingEntry, Transfer};
 use super::{Kernel, Now, Trickle};
 use crate::sabotage::Sabotage;
-use crate::{Limit, MonotonicTime, Terms, WallTime};
+use crate::{Limit, MonotonicTime};
 
 /// What a policy asks for of one limit. Nothing of it is trusted: it is clamped to what may be had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,62 +33,13 @@ pub struct Ask {
     pub others_took: u64,
 }
 
-/// What may be asked for of one limit, and what is known of the fleet.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// The numbers of the limit.
-    pub terms: Terms,
-    /// Tokens that are spendable here and now.
-    pub in_hand: u64,
-    /// All tokens that are held and not spent.
-    pub unspent: u64,
-    /// The most that this process may hold.
-    pub block_max: u64,
-    /// The demand that the fleet has reported, in thousandths of a token per second.
-    pub fleet_demand_milli: i64,
-    /// The demand that this process has reported.
-    pub reported_milli: i64,
-    /// Whether the bucket was ever seen, and when.
-    pub seen: bool,
-    /// When.
-    pub seen_at: MonotonicTime,
-    /// When it was last found that somebody else writes to the bucket.
-    pub last_foreign_write_at: MonotonicTime,
-    /// The level at which the bucket was seen.
-    pub level_seen: Ticks,
-    /// Where the level would stand now if this process gave everything back and nobody else had written.
-    level_unclamped: Ticks,
-    debt: Ticks,
-    found: Option<(LimitItem, WallTime, Option<RingEntry>, u64)>,
-}
-
-impl Offer {
-    /// What the bucket holds once this process has given back what it holds, less what it owes, and less
-    /// what others have taken since it was seen; negative: reserved ahead. In [`Ticks`] of the limit.
-    #[must_use]
-    pub fn level(&self, others_took: Ticks) -> Ticks {
-        let level = self.level_unclamped - others_took;
-        let overflow = self.found.map_or(0, |(found, now, entry, before)| {
-            plan::overflow(&found, now, entry, before, level)
-        });
-        level.min(self.terms.full()) - overflow - self.debt
-    }
-}
-
 /// What a write tells the table beside what it moves, for one limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     /// Net consumption, in tokens.
     pub(crate) consumed: i64,
-    /// Demand of direct acquires.
-    pub(crate) direct: Option<DirectDemand>,
-}
-
-/// What a look at the item has shown.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sighting {
-    /// It has been made again since it was last seen.
-    pub(crate) remade: bool,
+    /// Demand of direct acquires, in thousandths of a token per second.
+    pub(crate) direct_milli: i64,
 }
 
 /// A write that was applied, and what the process holds by it.
@@ -117,8 +66,6 @@ pub struct SettledLimit {
     pub held: u64,
     /// When the last of the trickle is released.
     pub trickle_end: MonotonicTime,
-    /// For how long at least all that flows in overflows, for what others hold; none if it does not.
-    pub overflows_for: Option<Duration>,
 }
 
 /// A write under way.
@@ -157,6 +104,20 @@ pub struct WriteEffect {
     pub reported: i64,
 }
 
+impl InFlight {
+    /// What it would bring or give back belongs to an item that is gone.
+    pub(super) fn bring_nothing(&mut self) {
+        for limit in &mut self.limits {
+            let (spent, owed) = (limit.spent, limit.owed);
+            *limit = LimitInFlight {
+                spent,
+                owed,
+                ..LimitInFlight::default()
+            };
+        }
+    }
+}
+
 /// How a write that was applied has ended.
 pub(crate) enum Applied {
     /// It has brought the stored terms up to date, and nothing else: the transfers need another.
@@ -166,54 +127,8 @@ pub(crate) enum Applied {
 }
 
 impl Kernel {
-    /// What may be asked for of a limit, if it `returns` what it holds.
-    pub(crate) fn offer(
-        &self,
-        now: Now,
-        at: usize,
-        limit: &Limit,
-        lease_ttl: Duration,
-        returns: bool,
-    ) -> Offer {
-        let (account, terms) = (&self.accounts[at], *limit.terms());
-        let unspent = if returns { account.unspent() } else { 0 };
-        let seen = self.seen.item();
-        let found = seen.and_then(|item| item.limit(limit.name()));
-        let since = now.monotonic.since(self.seen_at);
-        // As it stood when it was seen: what flowed in since then and what others took met in the
-        // bucket, so only the difference can have overflowed.
-        let level_seen = plan::level(seen, now.wall.before(since), limit);
-        let comes_back = Ticks::from(unspent) + Ticks::from(account.credit + account.revoked);
-        let displaced = found.map_or(0, |found| {
-            let returned = self.returned(now.monotonic, at, lease_ttl, unspent);
-            let displaced = returned.displaced_by_refill(&terms, found, now.wall);
-            if found.terms == terms {
-                displaced
-            } else {
-                Ticks::from(found.terms.to_tokens(displaced)) * terms.token()
-            }
-        });
-        let before = unspent.saturating_add(account.spent);
-        Offer {
-            terms,
-            in_hand: self.in_hand(now.monotonic, at),
-            unspent,
-            block_max: plan::block_max(limit, found, now.wall, account.entry, lease_ttl),
-            fleet_demand_milli: found.map_or(0, |found| plan::fleet_demand_milli(found, now.wall)),
-            reported_milli: account.entry.map_or(0, RingEntry::demand_milli),
-            seen: seen.is_some(),
-            seen_at: self.seen_at,
-            last_foreign_write_at: self.last_foreign_write_at,
-            level_seen,
-            level_unclamped: level_seen + comes_back * terms.token() - displaced
-                + terms.refill(since),
-            debt: Ticks::from(account.debt) * terms.token(),
-            found: found.map(|found| (*found, now.wall, account.entry, before)),
-        }
-    }
-
     /// `tokens` of the block, on their way back.
-    fn returned(
+    pub(crate) fn returned(
         &self,
         now: MonotonicTime,
         at: usize,
@@ -247,13 +162,14 @@ impl Kernel {
             transfers.push(self.transfer(now, at, limit, lease_ttl, &ask, report));
             in_flight.push(self.depart(at, &ask));
         }
-        let plan = plan::plan(&self.seen, now.wall, &transfers)?;
+        let mut plan = plan::plan(&self.seen, now.wall, &transfers)?;
+        plan.write.incarnation = plan.write.incarnation.or(self.lineage.incarnation);
         if !plan.only_converts {
             for (at, flight) in in_flight.iter_mut().enumerate() {
                 flight.entry = plan.entries[at];
                 self.take_out(at, flight.surplus);
             }
-            self.begin_generation();
+            self.lineage.begin_generation();
         }
         self.in_flight = Some(Box::new(InFlight {
             planned_at: now.monotonic,
@@ -326,7 +242,7 @@ impl Kernel {
                 demand_milli: ask.demand_milli,
                 entered: account.entry,
             }),
-            direct: report.direct,
+            direct_milli: report.direct_milli,
             ..Transfer::new(limit)
         }
     }
@@ -425,12 +341,10 @@ impl Kernel {
         if flight.only_converts && now.monotonic >= self.expires_at {
             self.revoke_converted(limits);
         }
-        let before: SmallVec<[_; 2]> = self.accounts.iter().map(|account| account.entry).collect();
-        let sighting = self.saw(now.monotonic, flight.planned_at, Some(item), 1);
-        if sighting.remade {
-            for (limit, before) in flight.limits.iter_mut().zip(before) {
-                limit.entry = limit.entry.map(|entry| entry.beside(before));
-            }
+        let incarnation = Some(item.incarnation);
+        self.saw(now.monotonic, flight.planned_at, Some(item));
+        if self.lineage.incarnation != incarnation {
+            flight.bring_nothing();
         }
         if flight.only_converts {
             return Some(Applied::Converted);
@@ -482,15 +396,12 @@ impl Kernel {
             }
             account.trickle = trickle;
             account.stock = held - pending;
-            let overflows_for =
-                found.and_then(|found| plan::overflows_for(found, now.wall, account.entry));
             settled.push(SettledLimit {
                 stock: f.stock,
                 trickle: f.trickle,
                 gave_back: f.kept + f.surplus,
                 held,
                 trickle_end: trickle.end(),
-                overflows_for,
             });
         }
         for (at, f) in flight.limits.iter().enumerate() {
@@ -512,7 +423,7 @@ impl Kernel {
             .as_ref()
             .map_or(now, |flight| flight.planned_at);
         self.not_applied();
-        self.saw(now, sent, found, 0);
+        self.saw(now, sent, found);
     }
 
     /// The write under way was not applied: what it would have given back is still here.

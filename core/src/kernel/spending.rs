@@ -1,6 +1,7 @@
 //! What callers take from a block and give back, and what the reconciler takes out of it.
 
-use super::{Account, Kernel};
+use super::plan::{RingEntry, Seen};
+use super::{Account, Kernel, Payer};
 use crate::MonotonicTime;
 use crate::sabotage::Sabotage;
 
@@ -25,7 +26,7 @@ pub struct Position {
 
 impl Position {
     /// Debited from the table or owed by it, and not consumed.
-    fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         self.stock + self.pending + self.returning + self.revoked + self.credit
     }
 
@@ -34,17 +35,6 @@ impl Position {
     pub fn net(&self) -> i128 {
         i128::from(self.held()) - i128::from(self.debt)
     }
-}
-
-/// What is open between a process and the table, summed over the limits of a bucket, in tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unsettled {
-    /// To be given back: held in a block, expired or not, or to be credited.
-    pub tokens: u64,
-    /// Consumed beyond what was held, to be debited.
-    pub debt: u64,
-    /// Consumption that was not reported, net of what was taken back.
-    pub consumption: i64,
 }
 
 impl Kernel {
@@ -121,16 +111,26 @@ impl Kernel {
         tokens - paid
     }
 
-    /// Gives back what was charged by a block: of `generation`, if that is known. It cancels debt first, then
-    /// goes to that block if it is still the one, and else to the table. Returns how much went to the block.
+    /// Gives back what `payer` was charged. It cancels debt first, then goes to the block that paid if that is
+    /// still the one, and else to the table, if that has the item still which was debited. Returns how much
+    /// went to the block.
     pub(crate) fn give_back(
         &mut self,
         now: MonotonicTime,
         at: usize,
-        generation: Option<u32>,
+        payer: Payer,
         tokens: u64,
     ) -> u64 {
-        let same = Some(self.generation) == generation && now < self.expires_at;
+        let same = payer == Payer::Block(self.lineage.generation) && now < self.expires_at;
+        if let (Payer::Table(debited), Seen::Never) = (payer, &self.seen) {
+            self.lineage.incarnation = self.lineage.incarnation.or(debited);
+        }
+        let credits = match (payer, &self.seen) {
+            (Payer::Block(generation), _) => self.lineage.is_of_this_item(generation),
+            (Payer::Table(_), Seen::Never) => true,
+            (Payer::Table(_), Seen::Item(item)) => payer.debited(item),
+            (Payer::Table(_), Seen::Missing) | (Payer::Nobody | Payer::Share(_), _) => false,
+        };
         let (owed, settled) = self.under_way(at);
         let account = &mut self.accounts[at];
         // What is spent beyond what a write under way settles: only that can be undone here.
@@ -149,7 +149,7 @@ impl Kernel {
             0
         };
         account.stock += to_block;
-        account.credit += left - to_block;
+        account.credit += if credits { left - to_block } else { 0 };
         account.spent -= (cancelled + to_block).min(spent);
         to_block
     }
@@ -160,19 +160,20 @@ impl Kernel {
         let stock = std::mem::take(&mut account.stock);
         account.revoked += stock + account.trickle.cancel(u64::MAX);
         self.outdate(at);
-        self.begin_generation();
+        self.lineage.begin_generation();
     }
 
-    /// What is open between this process and the table; what the write under way settles counts as open.
-    pub(crate) fn unsettled(&self) -> Unsettled {
-        let mut sum = Unsettled::default();
-        for position in (0..self.accounts.len()).map(|at| self.position(at)) {
-            sum.tokens += position.held();
-            sum.debt += position.debt;
-        }
-        sum
+    /// What was consumed since the write that granted the block was planned.
+    pub(crate) fn spent(&self, at: usize) -> u64 {
+        self.accounts[at].spent
     }
 
+    /// What stands in the ring for this process.
+    pub(crate) fn entry(&self, at: usize) -> Option<RingEntry> {
+        self.accounts[at].entry
+    }
+
+    /// What the process holds and owes of a limit.
     pub(crate) fn position(&self, at: usize) -> Position {
         let account = &self.accounts[at];
         let (returning, coming) = self.moving(at);

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::kernel::DirectDemand;
-use crate::{Limit, MonotonicTime};
+use crate::kernel::Outstanding;
+use crate::kernel::item::LimitItem;
+use crate::{Limit, MonotonicTime, WallTime};
 
 /// For how long acquires try to report, as a part of `lease_ttl`, if the reconciler is going to look. Then
 /// it is left to that.
@@ -19,6 +20,40 @@ const TRYING: u32 = 5;
 
 /// How long a process that has reported more than the limit is silent at most: it may be raised.
 const SILENT_MAX: Duration = Duration::from_secs(60);
+
+/// Over which part of an epoch demand is reported at least: a few requests at its end are no rate.
+const EPOCH_PART_MIN: u32 = 4;
+
+/// Tokens that direct acquires have asked for, and that the table has not been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectDemand {
+    /// How many.
+    pub tokens: u64,
+    /// Since when.
+    pub since: MonotonicTime,
+    /// For how long.
+    pub during: Duration,
+    /// For how long such acquires go on, without a pause of a `lease_ttl`.
+    pub going_on: Duration,
+}
+
+impl DirectDemand {
+    /// As demand beside that of processes that lease: the mean of an epoch, in thousandths of a token per
+    /// second. If the acquires began in the middle of one it is the mean of the rest: the next epoch would
+    /// else have gone by before the demand was known.
+    #[must_use]
+    pub fn milli(&self, found: &LimitItem, now: WallTime) -> i64 {
+        let Some(out) = Outstanding::of(found, now, None) else {
+            return 0;
+        };
+        let epoch = out.lease_ttl();
+        let left = out.epoch_end().since(now);
+        let rest = (left + self.going_on).min(epoch);
+        let during = rest.max(epoch / EPOCH_PART_MIN).max(self.during);
+        let during_ms = during.as_millis().max(1);
+        i64::try_from(u128::from(self.tokens) * 1_000_000 / during_ms).unwrap_or(i64::MAX)
+    }
+}
 
 /// What a write reports, limit by limit.
 pub type DemandReports = SmallVec<[Option<DirectDemand>; 2]>;

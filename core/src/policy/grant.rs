@@ -20,6 +20,8 @@ pub(super) struct Situation {
     pub(super) in_hand: u64,
     /// The most that the process may hold, for what others hold.
     pub(super) block_max: u64,
+    /// For how long at least all that flows in overflows; none if it does not.
+    pub(super) overflows_for: Option<Duration>,
     /// Refill per second.
     pub(super) rate: f64,
     /// The process's demand per second.

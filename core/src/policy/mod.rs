@@ -1,6 +1,6 @@
 //! How much to take of a bucket, and when: what may be wrong, and is never unsafe.
 //!
-//! A [`Policy`] sees what callers ask for and what the safety kernel offers, and says what to ask
+//! A [`Policy`] sees what callers ask for and what a bucket [offers](Offer), and says what to ask
 //! for. The kernel clamps that, so the bound holds under any policy; a poor one only admits too
 //! little, or writes too much. [`Steering`] is the one that ships.
 //!
@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::kernel::{Ask, Now, Offer, Settled};
+use crate::Offer;
+use crate::kernel::{Ask, Now, Settled};
 use crate::{Limit, MonotonicTime};
 
-pub use self::direct::DemandReports;
 pub(crate) use self::direct::DirectDemands;
+pub use self::direct::{DemandReports, DirectDemand};
 pub use self::steering::Steering;
 
 /// Makes the policy of a bucket that comes into use.
@@ -77,8 +78,10 @@ pub struct View {
     pub pace: Pace,
     /// The limits.
     pub limits: Arc<[Limit]>,
-    /// What the kernel offers.
+    /// What may be asked for.
     pub offers: SmallVec<[Offer; 2]>,
+    /// When it was last found that somebody else writes to the bucket.
+    pub last_foreign_write_at: MonotonicTime,
     /// What callers wait for.
     pub wants: SmallVec<[Want; 2]>,
     /// Tokens that are held and not spent, of all limits.

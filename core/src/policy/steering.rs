@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use super::demand::Demand;
 use super::grant::{AHEAD_PERIODS_MAX, Grant, Situation};
 use super::{Asks, Decision, Pace, Policy, Sample, View, Want};
-use crate::kernel::{Ask, Now, Offer, Settled, SettledLimit};
-use crate::{Limit, MonotonicTime, Ticks};
+use crate::kernel::{Ask, Now, Settled, SettledLimit};
+use crate::{Limit, MonotonicTime, Offer, Ticks};
 
 /// For how many renewal periods nobody else has written to a bucket that one process has alone.
 const ALONE_PERIODS: f64 = 1.2;
@@ -99,18 +99,13 @@ impl Steered {
 
     /// What is known of the bucket and of the fleet, and the tokens that others have taken since it was
     /// seen, as a guess.
-    fn situation(
-        &self,
-        now: Now,
-        pace: &Pace,
-        limit: &Limit,
-        offer: &Offer,
-        want: Want,
-    ) -> (Situation, f64) {
+    fn situation(&self, view: &View, at: usize) -> (Situation, f64) {
+        let (now, pace, limit) = (view.now, view.pace, &view.limits[at]);
+        let (offer, want) = (&view.offers[at], view.wants[at]);
         let token = limit.terms().token() as f64;
         let rate = limit.tokens_per_second();
         let reported = self.reported(limit);
-        let alone = is_alone(pace, rate, offer, token);
+        let alone = is_alone(view, rate, offer, token);
         let fleet = offer.fleet_demand_milli as f64 / 1_000.0;
         let fleet = if alone {
             fleet.min(reported / ALONE_SHARE_MIN)
@@ -134,6 +129,7 @@ impl Steered {
             level,
             in_hand: offer.in_hand,
             block_max: offer.block_max,
+            overflows_for: offer.overflows_for,
             rate,
             demand: self.demand.per_second(),
             reported_demand: reported,
@@ -195,9 +191,8 @@ impl Steered {
         let nothing_at_all = grant.trickle > 0 || situation.level < 1.0;
         self.denial = Denial {
             until: if refused {
-                let overflows_for = settled.overflows_for.unwrap_or(pace.lease_ttl);
                 let renewed_by = renew_at.after(pace.latency * 4);
-                self.denied_until(now.monotonic, pace, situation, renewed_by, overflows_for)
+                self.denied_until(now.monotonic, pace, situation, renewed_by)
             } else {
                 MonotonicTime::ZERO
             },
@@ -217,7 +212,6 @@ impl Steered {
         pace: &Pace,
         situation: &Situation,
         renewed_by: MonotonicTime,
-        overflows_for: Duration,
     ) -> MonotonicTime {
         let tokens = self.wanted.least.max(1) as f64;
         let missing = ((tokens - situation.level) / situation.rate).max(0.0);
@@ -225,6 +219,7 @@ impl Steered {
         let earliest = if situation.fleet_demand > situation.rate && self.granted.trickle > 0 {
             return renewed_by;
         } else {
+            let overflows_for = situation.overflows_for.unwrap_or(pace.lease_ttl);
             refilled.min(overflows_for).max(pace.renewal / 8)
         };
         // Others may give back, and an administrator may raise the limit: ask again some day.
@@ -234,8 +229,9 @@ impl Steered {
 
 /// Whether nobody else has a part in the bucket, as far as is known: a process that leases what flows in
 /// writes in every period, which may be longer than this process's. The others have died, or need nothing.
-fn is_alone(pace: &Pace, rate: f64, offer: &Offer, token: f64) -> bool {
-    let company = offer.seen_at.since(offer.last_foreign_write_at);
+fn is_alone(view: &View, rate: f64, offer: &Offer, token: f64) -> bool {
+    let pace = &view.pace;
+    let company = offer.seen_at.since(view.last_foreign_write_at);
     let period = pace.renewal.mul_f64(ALONE_PERIODS);
     let mut quiet = period.max(pace.lease_ttl / 5).as_secs_f64();
     let reserved = (-(offer.level_seen as f64 / token)).max(0.0) / rate;
@@ -295,11 +291,8 @@ impl Steering {
 
     fn has_excess(&self, view: &View) -> bool {
         let excess = |at: usize| {
-            let (offer, want) = (&view.offers[at], view.wants[at]);
-            let limit = &view.limits[at];
-            let (situation, _) =
-                self.limits[at].situation(view.now, &view.pace, limit, offer, want);
-            situation.is_excess(offer.unspent)
+            let (situation, _) = self.limits[at].situation(view, at);
+            situation.is_excess(view.offers[at].unspent)
         };
         view.now.monotonic >= self.demand_paused_until && (0..view.limits.len()).any(excess)
     }
@@ -393,9 +386,9 @@ impl Policy for Steering {
         let keeps = now.monotonic.since(self.used_at) < pace.renewal || view.is_wanted();
         let mut asks = Asks::new();
         for (at, limit) in view.limits.iter().enumerate() {
-            let (offer, want) = (&view.offers[at], view.wants[at]);
+            let want = view.wants[at];
             let steered = &mut self.limits[at];
-            let (situation, taken) = steered.situation(now, &pace, limit, offer, want);
+            let (situation, taken) = steered.situation(view, at);
             let grant = if keeps {
                 situation.grant()
             } else {
@@ -431,8 +424,7 @@ impl Policy for Steering {
                 renew_at = renew_at.min(limit.trickle_end.before(pace.latency * 2));
             }
             let steered = &mut self.limits[at];
-            let (offer, want) = (&view.offers[at], view.wants[at]);
-            let (situation, _) = steered.situation(now, &pace, &view.limits[at], offer, want);
+            let (situation, _) = steered.situation(view, at);
             steered.settle(now, &pace, &situation, limit, settled.planned_at, renew_at);
         }
         self.renew_at = if view.unspent > 0 {

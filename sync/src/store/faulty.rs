@@ -452,6 +452,7 @@ mod tests {
 
     fn touch() -> BucketWrite {
         BucketWrite {
+            incarnation: None,
             limits: vec![],
             sequence_from: 0,
             consumed_at_ms: 1_767_225_600_000,

@@ -25,11 +25,11 @@ pub(crate) struct BucketChange {
 }
 
 /// Debits all buckets of `payment` or none, even if the caller loses interest; then what was
-/// taken is given back.
+/// taken is given back. Returns which incarnation of the item each bucket was debited from.
 pub(crate) async fn pay(
     engine: &Arc<Engine>,
     mut payment: Payment,
-) -> Result<(), (usize, NotWritten)> {
+) -> Result<[Option<u64>; 2], (usize, NotWritten)> {
     let its_engine = engine.clone();
     let answered = engine.spawn(async move {
         let result = run(&its_engine, &mut payment).await;
@@ -38,8 +38,11 @@ pub(crate) async fn pay(
     });
     match answered.await {
         Ok(Ok(mut paid)) => {
-            paid.0 = None; // it is the caller's now
-            Ok(())
+            // It is the caller's now.
+            Ok(paid
+                .0
+                .take()
+                .map_or([None; 2], |(_, payment)| payment.debited()))
         }
         Ok(Err(error)) => Err(error),
         Err(_) => Err((0, NotWritten::Failed(None))),
@@ -88,14 +91,18 @@ pub(crate) fn debit_anyway(
         let deadline = Instant::now() + its_engine.acquire_timeout;
         let mut made = Vec::new();
         for (at, debit) in debits {
-            if let Err(error) = make(&its_engine, &debit, Some(deadline)).await {
-                for debit in made {
-                    let change = Change::Credit;
-                    let _ = make(&its_engine, &BucketChange { change, ..debit }, None).await;
+            let debited = match make(&its_engine, &debit, Some(deadline)).await {
+                Ok(debited) => debited,
+                Err(error) => {
+                    for debit in made {
+                        let (debit, debited): (BucketChange, _) = debit;
+                        let change = Change::Credit(debited);
+                        let _ = make(&its_engine, &BucketChange { change, ..debit }, None).await;
+                    }
+                    return Err((at, error));
                 }
-                return Err((at, error));
-            }
-            made.push(debit);
+            };
+            made.push((debit, debited));
         }
         Ok(())
     })
@@ -119,12 +126,12 @@ pub(crate) fn credit(
     }))
 }
 
-/// Makes one change of one bucket. No try is begun after the deadline.
+/// Makes one change of one bucket; returns which incarnation of its item. No try is begun after the deadline.
 async fn make(
     engine: &Engine,
     change: &BucketChange,
     deadline: Option<Instant>,
-) -> Result<(), NotWritten> {
+) -> Result<Option<u64>, NotWritten> {
     let clock = &engine.clock;
     let BucketChange {
         bucket,
@@ -149,7 +156,7 @@ async fn make(
                 }
                 time::sleep_until(again).await;
             }
-            Next::Done(result) => return result,
+            Next::Done(result) => return result.map(|()| payment.incarnation()),
         }
     }
 }

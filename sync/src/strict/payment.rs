@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
 use zae_limiter_core::policy::DemandReports;
-use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, WallTime};
+use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, Payer, WallTime};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -55,8 +55,23 @@ pub enum Change {
     Debit,
     /// The tokens are taken whatever is there: into debt if need be.
     DebitAnyway,
-    /// The tokens are given back. At most once: what may have reached the table is not repeated.
-    Credit,
+    /// The tokens are given back to the incarnation of the item that was debited, if that is known. At most
+    /// once: what may have reached the table is not repeated.
+    Credit(Option<u64>),
+}
+
+impl Change {
+    fn is_credit(self) -> bool {
+        matches!(self, Self::Credit(_))
+    }
+
+    /// What the item was that was debited, where tokens are given back.
+    fn debited(self) -> Option<u64> {
+        match self {
+            Self::Credit(debited) => debited,
+            Self::Debit | Self::DebitAnyway => None,
+        }
+    }
 }
 
 /// What is to be done next.
@@ -147,8 +162,11 @@ impl BucketPayment {
     /// What it does to each limit.
     fn transfers(&self) -> SmallVec<[Transfer<'_>; 2]> {
         let mut transfers = self.due.transfers(self.change, self.asked_at);
+        let found = |limit: &Limit| self.seen.item()?.limit(limit.name());
         for (transfer, direct) in transfers.iter_mut().zip(&self.reports) {
-            transfer.direct = *direct;
+            let direct = direct.zip(found(transfer.limit));
+            transfer.direct_milli =
+                direct.map_or(0, |(direct, found)| direct.milli(found, self.planned_at));
         }
         transfers
     }
@@ -177,9 +195,15 @@ impl BucketPayment {
         if self.change == Change::Debit {
             self.reports = self.due.report_demand(clock);
         }
-        let Some(plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
+        let debited = self.change.debited();
+        let seen = self.seen.item().filter(|_| debited.is_some());
+        if seen.is_some_and(|item| !Payer::Table(debited).debited(item)) {
+            return Next::Done(Ok(())); // it was debited from an item that is gone
+        }
+        let Some(mut plan) = plan::plan(&self.seen, self.planned_at, &self.transfers()) else {
             return Next::Done(Ok(())); // nothing to do, or a credit for a bucket that is gone
         };
+        plan.write.incarnation = plan.write.incarnation.or(debited);
         self.only_converts = plan.only_converts;
         Next::Write(self.due.bucket.clone(), plan.write)
     }
@@ -212,7 +236,7 @@ impl BucketPayment {
                 self.due.bucket.saw(clock, self.sent, found)
             }
             WriteOutcome::Failed(error)
-                if error.kind() == StoreErrorKind::Throttled && self.change != Change::Credit =>
+                if error.kind() == StoreErrorKind::Throttled && !self.change.is_credit() =>
             {
                 // It was not done, so it may be done again; the caller's deadline ends that.
                 self.throttled += 1;
@@ -229,6 +253,12 @@ impl BucketPayment {
         // Others were faster each time.
         let given_up = self.result.is_none() && self.tries == TRIES_MAX;
         given_up && self.fail(clock, None) || look
+    }
+
+    /// Which incarnation of the item was last seen.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u64> {
+        self.seen.item().map(|item| item.incarnation)
     }
 
     /// The write that was to report demand has ended.
@@ -249,7 +279,7 @@ impl BucketPayment {
     /// told then.
     fn fail(&mut self, clock: &Clock, error: Option<Arc<StoreError>>) -> bool {
         self.result = Some(Err(NotWritten::Failed(error)));
-        self.change == Change::Credit && self.due.give_back(clock)
+        self.change.is_credit() && self.due.give_back(clock, self.change.debited())
     }
 }
 
@@ -297,8 +327,9 @@ impl Due {
             .report_demand(clock, &self.limits, &self.charges)
     }
 
-    fn give_back(&self, clock: &Clock) -> bool {
-        (self.bucket).give_back(clock, None, &self.limits, &self.charges)
+    fn give_back(&self, clock: &Clock, debited: Option<u64>) -> bool {
+        let payer = Payer::Table(debited);
+        (self.bucket).give_back(clock, payer, &self.limits, &self.charges)
     }
 
     /// What `change` does to each limit.
@@ -320,7 +351,7 @@ impl Due {
                     owe: tokens,
                     ..fresh
                 },
-                Change::Credit => Transfer {
+                Change::Credit(_) => Transfer {
                     give: tokens,
                     consumed: -signed,
                     ..fresh
@@ -365,8 +396,8 @@ pub struct Payment {
     dues: SmallVec<[Due; 2]>,
     /// Which bucket is debited when.
     order: SmallVec<[usize; 2]>,
-    /// The buckets that have been debited and not credited again.
-    paid: SmallVec<[usize; 2]>,
+    /// The buckets that have been debited and not credited again, and which incarnations of their items.
+    paid: SmallVec<[(usize, Option<u64>); 2]>,
     current: Option<(usize, BucketPayment)>,
     failed: Option<(usize, NotWritten)>,
 }
@@ -424,12 +455,15 @@ impl Payment {
                 match payment.next(clock) {
                     Next::Write(bucket, write) => return NextOfPayment::Write(bucket, write),
                     Next::Pause(attempt) => return NextOfPayment::Pause(attempt),
-                    Next::Done(result) => self.ended(at, result),
+                    Next::Done(result) => {
+                        let debited = payment.incarnation();
+                        self.ended(at, debited, result);
+                    }
                 }
             }
             let (at, change) = if self.failed.is_some() {
                 match self.paid.pop() {
-                    Some(at) => (at, Change::Credit),
+                    Some((at, debited)) => (at, Change::Credit(debited)),
                     None => return NextOfPayment::Done(self.failed.take().map_or(Ok(()), Err)),
                 }
             } else {
@@ -466,11 +500,18 @@ impl Payment {
         self.failed = Some((0, NotWritten::Failed(None)));
     }
 
-    fn ended(&mut self, at: usize, result: Result<(), NotWritten>) {
+    /// Which incarnation of the item each bucket was debited from, in the order of the buckets.
+    #[must_use]
+    pub fn debited(&self) -> [Option<u64>; 2] {
+        let of = |at| self.paid.iter().find(|(paid, _)| *paid == at);
+        [0, 1].map(|at| of(at).and_then(|(_, debited)| *debited))
+    }
+
+    fn ended(&mut self, at: usize, debited: Option<u64>, result: Result<(), NotWritten>) {
         self.current = None;
         match result {
             _ if self.failed.is_some() => {} // a credit is made at most once
-            Ok(()) => self.paid.push(at),
+            Ok(()) => self.paid.push((at, debited)),
             Err(error) => self.failed = Some((at, error)),
         }
     }

@@ -274,7 +274,12 @@ impl World<'_> {
                 )
             });
         self.keep_lease(caller, payers);
-        if payers.contains(&Some(Payer::Table)) && self.scenario.lease_ttl() > 0 {
+        if payers
+            .iter()
+            .flatten()
+            .any(|payer| matches!(payer, Payer::Table(_)))
+            && self.scenario.lease_ttl() > 0
+        {
             self.count(Fault::StrictAmongLeased);
         }
     }

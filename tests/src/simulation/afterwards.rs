@@ -19,10 +19,12 @@ const CORRECTIONS_MAX: u32 = 4;
 /// A lease that is not just dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    caller: Caller,
+    pub(super) caller: Caller,
     incarnation: u64,
+    /// When it was admitted.
+    pub(super) since: Nanos,
     parts: SmallVec<[Part; 2]>,
-    limits: Arc<[Limit]>,
+    pub(super) limits: Arc<[Limit]>,
     /// How often it is corrected again.
     corrections: u32,
     /// When that is.
@@ -67,7 +69,7 @@ impl World<'_> {
         }
         let part = |(bucket, payer): (usize, Option<Payer>)| {
             let payer = payer?;
-            let paid = matches!(payer, Payer::Block(_) | Payer::Table);
+            let paid = matches!(payer, Payer::Block(_) | Payer::Table(_));
             Some(Part {
                 bucket,
                 payments: Payments::new(payer, charges.clone()),
@@ -82,6 +84,7 @@ impl World<'_> {
         let lease = Lease {
             caller: *caller,
             incarnation: self.processes[caller.process].incarnation,
+            since: self.now,
             parts: caller.buckets().zip(payers).filter_map(part).collect(),
             limits: self.scenario.limits[caller.version].clone(),
             corrections: self.rng.u32(..CORRECTIONS_MAX),
@@ -197,11 +200,11 @@ impl World<'_> {
                 self.settle(process, bucket, false);
             }
             // Whether it is charged is not known before the write has ended, so that is the last of it.
-            Payer::Table => {
+            Payer::Table(debited) => {
                 lease.corrections = 0;
                 let mut all = [0; NAMES.len()];
                 all[slot] = tokens;
-                self.correct_table(process, bucket, limits, all, Change::Charged);
+                self.correct_table(lease, bucket, all, Change::Charged, debited);
             }
             other => part.payments.add(other, slot as u32, tokens),
         }
@@ -249,7 +252,7 @@ impl World<'_> {
             for payment in part.payments.take_back(slot as u32, tokens) {
                 let part = &mut lease.parts[at];
                 let tokens = payment.charges.tokens(slot as u32);
-                let paid = matches!(payment.payer, Payer::Block(_) | Payer::Table);
+                let paid = matches!(payment.payer, Payer::Block(_) | Payer::Table(_));
                 let charged = if paid {
                     tokens.min(part.charged[slot])
                 } else {
@@ -267,13 +270,13 @@ impl World<'_> {
                 match payment.payer {
                     Payer::Block(generation) => {
                         let back = (slot, tokens, charged);
-                        self.give_back_to_block(process, bucket, generation, &limits, back);
+                        self.give_back_to_block(lease, bucket, generation, back);
                     }
-                    Payer::Table => {
+                    Payer::Table(debited) => {
                         let (mut back, mut of_charged) = ([0; NAMES.len()], [0; NAMES.len()]);
                         (back[slot], of_charged[slot]) = (tokens, charged);
                         let change = Change::GivenBack(of_charged);
-                        self.correct_table(process, bucket, limits.clone(), back, change);
+                        self.correct_table(lease, bucket, back, change, debited);
                     }
                     Payer::Nobody | Payer::Share(_) => {}
                 }
@@ -293,26 +296,29 @@ impl World<'_> {
     /// Of the tokens of a limit that go back, so many were `charged` afterwards, and never admitted.
     fn give_back_to_block(
         &mut self,
-        process: usize,
+        lease: &Lease,
         bucket: usize,
         generation: u32,
-        limits: &[Limit],
         (slot, tokens, charged): (usize, u64, u64),
     ) {
+        let (process, limits) = (lease.caller.process, &lease.limits);
+        let again = self.ledgers.is_made_again(bucket, slot, lease.since);
         let p = &mut self.processes[process];
         let known = p.seat(bucket).bucket.clone();
-        let before = p.credits(bucket)[slot];
+        let before = p.holds(bucket)[slot] - i128::from(p.credits(bucket)[slot]);
         p.pool(bucket, slot).consumed -= i128::from(tokens);
         let charges = Charges::of(slot as u32, tokens);
-        let tell = known.give_back(&p.clock, Some(generation), limits, &charges);
-        // What the block takes back can be admitted again at once; the rest when it has reached the table.
-        let at_once = tokens - (p.credits(bucket)[slot] - before).min(tokens);
+        let tell = known.give_back(&p.clock, Payer::Block(generation), limits, &charges);
+        // What the block takes back can be admitted again at once; the rest when it has reached the table, or
+        // never, if the item is gone that was debited.
+        let after = p.holds(bucket)[slot] - i128::from(p.credits(bucket)[slot]);
+        let at_once = u64::try_from(after - before).unwrap_or_default();
         p.pool(bucket, slot).credit_of_charged += charged.saturating_sub(at_once);
         (self.ledgers).give_back(bucket, slot, at_once.saturating_sub(charged));
         if tell {
             self.told.push_back((process, known.bucket().clone()));
         }
-        self.settle(process, bucket, false);
+        self.settle(process, bucket, again);
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Ledger {
     below: u64,
     /// Until when the table did not have it the last time.
     pub(super) made_at: Nanos,
+    /// Which item it was made in, and when that was another one than before.
+    incarnation: Option<u64>,
+    made_again_at: Option<Nanos>,
     /// Until when blocks may be out that a change of the numbers, or a deletion, left behind.
     pub(super) unsettled_until: Nanos,
 }
@@ -84,6 +87,8 @@ impl Ledgers {
             born: false,
             below: 0,
             made_at: 0,
+            incarnation: None,
+            made_again_at: None,
             unsettled_until: 0,
         };
         let all = scenario.buckets() * NAMES.len();
@@ -142,6 +147,19 @@ impl Ledgers {
         }
     }
 
+    /// Whether it was made again since then, as far as a process knew: it may have had a block of the one before.
+    pub(super) fn is_made_again(&mut self, bucket: usize, slot: usize, since: Nanos) -> bool {
+        let known = since.saturating_sub(self.allowance);
+        let made_again_at = self.of(bucket, slot).made_again_at;
+        made_again_at.is_some_and(|at| at >= known)
+    }
+
+    /// Whether it was made again after then.
+    pub(super) fn is_another(&mut self, bucket: usize, slot: usize, since: Nanos) -> bool {
+        let made_again_at = self.of(bucket, slot).made_again_at;
+        made_again_at.is_some_and(|at| at > since)
+    }
+
     /// Something was deleted from the table.
     pub(super) fn deleted(
         &mut self,
@@ -181,6 +199,10 @@ impl Ledgers {
                 return Err(format!("a credit made limit {slot} of bucket {bucket}"));
             }
             again = std::mem::replace(&mut ledger.born, true);
+            let before = ledger.incarnation.replace(item.incarnation);
+            if before.is_some_and(|before| before != item.incarnation) {
+                ledger.made_again_at = Some(at);
+            }
             ledger.made_at = at;
         }
         let bound = ledger.bound.get_or_insert_with(|| {

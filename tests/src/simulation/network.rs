@@ -9,6 +9,7 @@ use zae_limiter_core::item::{BucketItem, BucketWrite, LimitAction, LimitWrite};
 use zae_limiter_core::plan::{self, Moved};
 
 use super::ledger::{forgets_early, slot};
+use super::payments::Paying;
 use super::random::NAMES;
 use super::report::Fault;
 use super::scenario::{Nanos, duration};
@@ -282,14 +283,20 @@ impl World<'_> {
                 .give_back(bucket, slot(&write.name), flight.credits[slot(&write.name)]);
             // A strict acquire is admitted by the table.
             if let Owner::Payment {
+                number,
                 admits,
                 asked_at,
                 charged,
-                ..
             } = flight.owner
             {
                 let (slot, tokens) = (slot(&write.name), consumed(write));
                 if tokens < 0 {
+                    let paying = self.payments.get(number);
+                    let since = paying.and_then(Paying::corrects);
+                    if since.is_some_and(|since| self.ledgers.is_another(bucket, slot, since)) {
+                        let what = "is credited with what was debited before it was deleted";
+                        problem = Some(format!("limit {slot} of bucket {bucket} {what}"));
+                    }
                     let admitted = tokens.unsigned_abs().saturating_sub(charged[slot]);
                     self.ledgers.give_back(bucket, slot, admitted);
                 } else if admits && tokens > 0 {
@@ -369,12 +376,15 @@ impl World<'_> {
         let action = p.machine.done(&p.clock, renewed, outcome);
         let after = p.holds(bucket);
         for slot in 0..NAMES.len() {
+            let again = self.ledgers.is_made_again(bucket, slot, planned_at);
             let pool = p.pool(bucket, slot);
             if applied {
                 pool.debited += net[slot];
             }
+            // What it would have given back went with the item, when the process learned of that.
+            let dropped = again || pool.deleted.is_some();
             let found = after[slot] - before[slot];
-            if unknown && (found > 0 || found > net[slot]) {
+            if unknown && (found > 0 || found > net[slot] && !dropped) {
                 self.report.violation.get_or_insert(super::Violation {
                     at: self.now,
                     what: format!(

@@ -11,7 +11,7 @@ use zae_limiter_core::item::BucketWrite;
 use zae_limiter_core::{BucketRef, Charges, MonotonicTime, Payer};
 
 use super::acquire::Caller;
-use super::afterwards::Change;
+use super::afterwards::{Change, Lease};
 use super::network::Owner;
 use super::random::NAMES;
 use super::report::Fault;
@@ -24,6 +24,8 @@ pub(super) struct Paying {
     process: usize,
     incarnation: u64,
     began: Nanos,
+    /// Since when there is something to correct.
+    since: Nanos,
     what: What,
     /// Bucket by bucket, what its writes have debited, less what was credited, and less what was
     /// left to the reconciler to credit.
@@ -45,6 +47,13 @@ enum Step {
     Write(BucketRef, BucketWrite),
     Pause(u32),
     Done(Result<(), NotWritten>),
+}
+
+impl Paying {
+    /// Since when the lease has paid that is corrected.
+    pub(super) fn corrects(&self) -> Option<Nanos> {
+        matches!(self.what, What::Correction(..)).then_some(self.since)
+    }
 }
 
 impl What {
@@ -82,24 +91,25 @@ impl World<'_> {
         let due = |bucket| Due::new(bucket, p.limits.clone(), charges.clone());
         let payment = Payment::new(&p.clock, buckets.into_iter().map(due).collect());
         let what = What::Acquire(caller, payment, gone.filter(|_| !self.calm));
-        self.begin(caller.process, what);
+        self.begin(caller.process, self.now, what);
     }
 
     /// A lease that the table paid is corrected by `tokens`.
     pub(super) fn correct_table(
         &mut self,
-        process: usize,
+        lease: &Lease,
         bucket: usize,
-        limits: Arc<[Limit]>,
         tokens: [u64; NAMES.len()],
         correction: Change,
+        debited: Option<u64>,
     ) {
+        let (process, limits) = (lease.caller.process, lease.limits.clone());
         let p = &mut self.processes[process];
         let more = correction == Change::Charged;
         let change = if more {
             strict::Change::DebitAnyway
         } else {
-            strict::Change::Credit
+            strict::Change::Credit(debited)
         };
         let charges = charges(&limits, tokens);
         let known = p.seat(bucket).bucket.clone();
@@ -109,14 +119,16 @@ impl World<'_> {
             let tokens = i128::from(tokens);
             if more { tokens } else { -tokens }
         });
-        self.begin(process, What::Correction(payment, signed, correction));
+        let what = What::Correction(payment, signed, correction);
+        self.begin(process, lease.since, what);
     }
 
-    fn begin(&mut self, process: usize, what: What) {
+    fn begin(&mut self, process: usize, since: Nanos, what: What) {
         let number = self.payments.insert(Paying {
             process,
             incarnation: self.processes[process].incarnation,
             began: self.now,
+            since,
             what,
             net: SmallVec::new(),
             in_doubt: false,
@@ -292,7 +304,8 @@ impl World<'_> {
                     .pool(*bucket, slot)
                     .deleted
                     .is_some();
-                let gone = self.is_gone(*bucket, slot) || made_at >= known_at || unknown;
+                let again = self.ledgers.is_made_again(*bucket, slot, paying.since);
+                let gone = self.is_gone(*bucket, slot) || made_at >= known_at || unknown || again;
                 let excused = paying.in_doubt || gone;
                 if lost < 0 || lost > 0 && !excused {
                     problem = Some(format!(
@@ -304,13 +317,13 @@ impl World<'_> {
         if let Some(what) = problem {
             self.violated(what);
         }
-        let What::Acquire(caller, _, gone) = &paying.what else {
+        let What::Acquire(caller, payment, gone) = &paying.what else {
             return;
         };
         match &result {
             Ok(()) => {
-                let paid = [Some(Payer::Table), caller.parent.map(|_| Payer::Table)];
-                self.admitted(caller, paid);
+                let [child, parent] = payment.debited().map(Payer::Table);
+                self.admitted(caller, [Some(child), caller.parent.map(|_| parent)]);
             }
             Err(NotWritten::Exceeded { .. }) => self.report.refused += 1,
             Err(_) if gone.is_none() => self.report.unavailable += 1,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zae_limiter::Limit;
 use zae_limiter_core::item::{BucketItem, LimitItem, Ring};
-use zae_limiter_core::{Ticks, WallTime, plan};
+use zae_limiter_core::{Ticks, WallTime, estimate, plan};
 
 use super::acquire::Caller;
 use super::random::NAMES;
@@ -138,7 +138,7 @@ fn until_dropped(found: &LimitItem, held: i128, now: WallTime) -> Duration {
         ring: Some(ring),
         ..*found
     };
-    if plan::drawable(&dead, now, None, 0) == 0 {
+    if estimate::drawable(&dead, now, 0) == 0 {
         return Duration::ZERO;
     }
     let dropped_ms = (ring.epoch + 2) * ring.lease_ttl_ms;

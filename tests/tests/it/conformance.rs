@@ -160,6 +160,7 @@ fn update(name: &str, guard: LimitGuard, change: LimitChange) -> LimitWrite {
 
 fn write(limits: impl Into<Vec<LimitWrite>>) -> BucketWrite {
     BucketWrite {
+        incarnation: None,
         limits: limits.into(),
         sequence_from: 0,
         consumed_at_ms: 1_767_225_600_000,

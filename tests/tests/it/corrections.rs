@@ -327,3 +327,40 @@ async fn bucket_is_kept_until_its_slowest_limit_is_full() {
         assert!(level <= 1_000 + 40, "{mode:?}: {level}");
     }
 }
+
+/// A bucket that is deleted is full when it is made again. What the one before was debited is gone with it.
+#[tokio::test]
+async fn payment_of_a_deleted_bucket_is_not_credited_to_the_next_one() {
+    everywhere(100, async |bench| {
+        let builder = RateLimiter::builder("corrections").store(bench.store.clone());
+        let other = builder.mode(Mode::Strict).connect().await.expect("a table");
+        let acquire = |tokens| {
+            let acquire = other.acquire(ID, RESOURCE).limits(&bench.limits);
+            acquire.consume("tokens", tokens)
+        };
+        for by_the_table in [true, false] {
+            let lease = bench.acquire(60).strict(by_the_table);
+            let lease = lease.await.expect("full");
+            other.delete_entity(ID).await.expect("a table");
+            acquire(100).await.expect("made again, full").commit();
+            lease.rollback().await;
+            let refused = acquire(1).await;
+            assert!(refused.is_err(), "{:?}, {by_the_table}", bench.mode);
+            other.delete_entity(ID).await.expect("a table");
+            // The process learns of it.
+            bench
+                .acquire(1)
+                .strict(true)
+                .await
+                .expect("made again")
+                .rollback()
+                .await;
+        }
+        let lease = bench.acquire(60).await.expect("full");
+        other.delete_entity(ID).await.expect("a table");
+        acquire(100).await.expect("made again, full").commit();
+        lease.rollback().await;
+        assert_eq!(bench.afterwards().await.0, 0, "{:?}", bench.mode);
+    })
+    .await;
+}

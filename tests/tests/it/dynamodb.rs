@@ -34,6 +34,7 @@ fn creation() -> BucketWrite {
         ring: None,
     };
     BucketWrite {
+        incarnation: None,
         limits: vec![LimitWrite {
             name: "rpm".into(),
             action: LimitAction::Create(item),

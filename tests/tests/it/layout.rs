@@ -60,6 +60,7 @@ async fn a_bucket() {
         ring: None,
     };
     let write = BucketWrite {
+        incarnation: None,
         limits: vec![LimitWrite {
             name: "rpm".into(),
             action: LimitAction::Create(limit),
@@ -85,6 +86,7 @@ async fn a_bucket() {
         ("GSI2PK", s("RESOURCE#api")),
         ("GSI2SK", s("BUCKET#user-1")),
         ("ttl", n(4_000_000_000)),
+        ("inc", n(1_767_225_600_000_000)),
         ("seq", n(1_767_225_600_000_001)),
         ("consumed_at_ms", n(1_767_225_600_123)),
         ("limit#rpm", limit),

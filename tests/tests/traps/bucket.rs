@@ -7,7 +7,7 @@ use std::time::Duration;
 use zae_limiter::Limit;
 use zae_limiter_core::item::{BucketItem, Kept};
 use zae_limiter_core::plan::{self, Seen, Transfer};
-use zae_limiter_core::{Charges, Paid, Request, Shortage, WallTime};
+use zae_limiter_core::{Charges, Paid, Payer, Request, Shortage, WallTime};
 use zae_limiter_tests::desk::{Desk, End};
 
 use super::{drain, level, level_of, limit, per_day, secs};
@@ -133,9 +133,9 @@ fn a_refund_is_had_once() {
     let (mut desk, mut table) = (Desk::new(&[limit(1, 10)]), None);
     let paid = desk.acquire(&mut table, 10).expect("tokens");
     let charges = Charges::of(0, 4);
-    let generation = Some(paid.generation);
+    let payer = Payer::Block(paid.generation);
     desk.bucket
-        .give_back(&desk.clock, generation, &desk.limits, &charges);
+        .give_back(&desk.clock, payer, &desk.limits, &charges);
     desk.renew(&mut table);
     assert_eq!(drain(&mut desk, &mut table), 4);
 }
@@ -148,15 +148,15 @@ fn a_refund_fills_no_further_than_the_burst() {
     assert_eq!(level(&table, &desk), 100);
     let charges = Charges::of(0, 50);
     desk.bucket
-        .give_back(&desk.clock, None, &desk.limits, &charges);
+        .give_back(&desk.clock, Payer::Table(None), &desk.limits, &charges);
     desk.renew(&mut table);
     assert_eq!(drain(&mut desk, &mut table), 100);
 }
 
 fn give_back(desk: &Desk, paid: Paid, tokens: u64) {
-    let (generation, charges) = (Some(paid.generation), Charges::of(0, tokens));
+    let (payer, charges) = (Payer::Block(paid.generation), Charges::of(0, tokens));
     desk.bucket
-        .give_back(&desk.clock, generation, &desk.limits, &charges);
+        .give_back(&desk.clock, payer, &desk.limits, &charges);
 }
 
 #[test]

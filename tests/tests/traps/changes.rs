@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use zae_limiter::Limit;
-use zae_limiter_core::Charges;
 use zae_limiter_core::item::BucketItem;
+use zae_limiter_core::{Charges, Payer};
 use zae_limiter_tests::desk::{Desk, End};
 
 use super::{drain, level, level_of, limit, per_day, secs};
@@ -50,7 +50,8 @@ fn a_credit_of_a_limit_that_is_declared_no_more_is_not_dropped() {
     other.pass(&mut table, secs(3)); // and the table knows that they are spent, not held
     desk.acquire(&mut table, 1).expect("a token");
     let charges = Charges::of(1, 30);
-    desk.bucket.give_back(&desk.clock, None, &both, &charges);
+    desk.bucket
+        .give_back(&desk.clock, Payer::Table(None), &both, &charges);
     desk.pass(&mut table, secs(3));
     assert_eq!(level_of(&table, &desk, &both[1]), 30);
 }
@@ -59,9 +60,9 @@ fn a_credit_of_a_limit_that_is_declared_no_more_is_not_dropped() {
 fn a_limit_that_was_cut_is_not_spent_as_it_was() {
     let (mut desk, mut table) = (Desk::new(&[limit(10, 1_000)]), None);
     let paid = desk.acquire(&mut table, 500).expect("tokens");
-    let (generation, charges) = (Some(paid.generation), Charges::of(0, 500));
+    let (payer, charges) = (Payer::Block(paid.generation), Charges::of(0, 500));
     desk.bucket
-        .give_back(&desk.clock, generation, &desk.limits, &charges);
+        .give_back(&desk.clock, payer, &desk.limits, &charges);
     desk.take(1).expect("500 are in hand");
     desk.limits = [limit(1, 10)].into();
     assert_eq!(drain(&mut desk, &mut table), 10);
@@ -87,10 +88,10 @@ fn stood_still_while_it_was_cut() -> (Desk, Desk, Option<BucketItem>) {
     let (mut still, mut table) = (Desk::new(&[limit(10, 1_000)]), None);
     let mut other = Desk::new(&[limit(1, 10)]);
     let paid = still.acquire(&mut table, 500).expect("tokens");
-    let (generation, charges) = (Some(paid.generation), Charges::of(0, 500));
+    let (payer, charges) = (Payer::Block(paid.generation), Charges::of(0, 500));
     still
         .bucket
-        .give_back(&still.clock, generation, &still.limits, &charges);
+        .give_back(&still.clock, payer, &still.limits, &charges);
     for desk in [&mut still, &mut other] {
         desk.hands.advance(secs(20));
     }

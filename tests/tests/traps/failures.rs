@@ -4,7 +4,7 @@ use zae_limiter::store::{StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter::strict::{BucketPayment, Change, Due, Next, NextOfPayment, NotWritten, Payment};
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::Seen;
-use zae_limiter_core::{Charges, Shortage};
+use zae_limiter_core::{Charges, Payer, Shortage};
 use zae_limiter_tests::desk::{Desk, End};
 
 use super::{drain, level, limit, secs};
@@ -33,8 +33,12 @@ fn a_lost_reply_is_no_reason_to_debit_again() {
 fn a_credit_of_unknown_outcome_is_not_repeated() {
     let (mut desk, mut table) = (Desk::new(&[limit(1, 100)]), None);
     desk.acquire(&mut table, 50).expect("tokens");
-    desk.bucket
-        .give_back(&desk.clock, None, &desk.limits, &Charges::of(0, 20));
+    desk.bucket.give_back(
+        &desk.clock,
+        Payer::Table(None),
+        &desk.limits,
+        &Charges::of(0, 20),
+    );
     let plan = desk.look().expect("a credit");
     desk.end(&mut table, &plan, End::Unheard);
     desk.hands.advance(secs(1));
@@ -47,7 +51,7 @@ fn the_correction_of_a_strict_lease_is_made_once() {
     let desk = Desk::new(&[limit(10, 100)]);
     let (bucket, limits) = (desk.bucket.clone(), desk.limits.clone());
     let due = Due::new(bucket, limits, Charges::of(0, 5));
-    let mut credit = BucketPayment::new(&desk.clock, Change::Credit, due);
+    let mut credit = BucketPayment::new(&desk.clock, Change::Credit(None), due);
     assert!(matches!(credit.next(&desk.clock), Next::Write(..)));
     let error = StoreError::new(StoreErrorKind::Unreachable, "no answer");
     credit.done(&desk.clock, WriteOutcome::Unknown(error));

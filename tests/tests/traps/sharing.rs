@@ -5,7 +5,7 @@ use std::time::Duration;
 use zae_limiter::Limit;
 use zae_limiter_core::item::BucketItem;
 use zae_limiter_core::plan::{self, Holding, Returned, Seen, Transfer};
-use zae_limiter_core::{Charges, Shortage};
+use zae_limiter_core::{Charges, Payer, Shortage};
 use zae_limiter_tests::desk::{Desk, End};
 use zae_limiter_tests::fleet::{Fleet, Shape};
 
@@ -552,10 +552,10 @@ fn a_block_that_comes_back_late_brings_no_more_than_is_missing() {
     let new = || Desk::new(&[limit(1, 100)]);
     let (mut asleep, mut other, mut table) = (new(), new(), None);
     let paid = asleep.acquire(&mut table, 60).expect("tokens");
-    let (generation, charges) = (Some(paid.generation), Charges::of(0, 60));
+    let (payer, charges) = (Payer::Block(paid.generation), Charges::of(0, 60));
     asleep
         .bucket
-        .give_back(&asleep.clock, generation, &asleep.limits, &charges);
+        .give_back(&asleep.clock, payer, &asleep.limits, &charges);
     asleep.hands.advance(secs(20));
     other.hands.advance(secs(20));
     assert_eq!(

@@ -28,6 +28,7 @@ fn write(hour: u64) -> BucketWrite {
         ring: None,
     };
     BucketWrite {
+        incarnation: None,
         limits: vec![LimitWrite {
             name: format!("limit-{hour}").into(),
             action: LimitAction::Create(limit),

@@ -19,8 +19,8 @@ use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::renewal::RenewalSettings;
 use zae_limiter_core::usage::{Window, timestamp};
 use zae_limiter_core::{
-    BucketCache, BucketKey, BucketRef, Charges, Clock, Limit, ManualClock, MonotonicTime, Request,
-    Shortage, WallTime, schema,
+    BucketCache, BucketKey, BucketRef, Charges, Clock, Limit, ManualClock, MonotonicTime, Payer,
+    Request, Shortage, WallTime, schema,
 };
 
 const ACQUIRES: u32 = 100_000;
@@ -312,13 +312,14 @@ impl World {
     fn roll_back(&mut self, lease: &Lease) {
         let bucket = self.bucket(lease.process, lease.entity);
         if lease.generation.is_none() {
-            if self.pay(lease.process, &bucket, Change::Credit, &lease.charges) {
+            if self.pay(lease.process, &bucket, Change::Credit(None), &lease.charges) {
                 self.happened(lease.entity, &lease.charges, -1);
             }
             return;
         }
         let limits = self.limits.clone();
-        let told = bucket.give_back(&self.clock, lease.generation, &limits, &lease.charges);
+        let payer = lease.generation.map_or(Payer::Table(None), Payer::Block);
+        let told = bucket.give_back(&self.clock, payer, &limits, &lease.charges);
         self.happened(lease.entity, &lease.charges, -1);
         if told {
             self.look(lease.process, &bucket);

@@ -13,6 +13,8 @@ pub(super) type Attributes = HashMap<String, AttributeValue>;
 
 /// The number of the last write of a bucket.
 pub(super) const SEQUENCE: &str = schema::SEQUENCE;
+/// Which item of a bucket it is.
+pub(super) const INCARNATION: &str = schema::INCARNATION;
 /// When that was consumed which the last write of a bucket reported.
 pub(super) const CONSUMED_AT: &str = schema::CONSUMED_AT;
 /// Whose item it is.
@@ -108,6 +110,7 @@ pub(super) fn decode_bucket(item: &Attributes) -> Result<BucketItem, Unreadable>
     }
     limits.sort_by(|(a, _): &(std::sync::Arc<str>, _), (b, _)| a.cmp(b));
     Ok(BucketItem {
+        incarnation: integer(item.get(INCARNATION), || INCARNATION.to_owned())?,
         sequence: integer(item.get(SEQUENCE), || SEQUENCE.to_owned())?,
         consumed_at_ms: integer(item.get(CONSUMED_AT), || CONSUMED_AT.to_owned())?,
         expires_at_seconds: match item.get(schema::TTL) {
@@ -233,6 +236,7 @@ mod tests {
 
     fn item(attribute: &str, value: AttributeValue) -> Attributes {
         HashMap::from([
+            (INCARNATION.to_owned(), number(6)),
             (SEQUENCE.to_owned(), number(7)),
             (CONSUMED_AT.to_owned(), number(8)),
             (attribute.to_owned(), value),

@@ -276,6 +276,7 @@ mod tests {
     async fn without_credentials_nothing_is_sent_and_access_is_denied() {
         let key = BucketKey::new("user-1", "api").unwrap();
         let write = BucketWrite {
+            incarnation: None,
             limits: vec![],
             sequence_from: 0,
             consumed_at_ms: 1_767_225_600_000,

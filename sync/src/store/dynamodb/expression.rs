@@ -9,8 +9,9 @@ use zae_limiter_core::item::{
 use zae_limiter_core::{BucketKey, schema};
 
 use super::codec::{
-    CONSUMED, CONSUMED_AT, ENTITY_ID, RESOURCE, RING, RING_DEMAND, RING_EPOCH, RING_HELD,
-    RING_LEASE_TTL, SEQUENCE, TERMS, Z, encode_limit, encode_ring, encode_terms, number, text,
+    CONSUMED, CONSUMED_AT, ENTITY_ID, INCARNATION, RESOURCE, RING, RING_DEMAND, RING_EPOCH,
+    RING_HELD, RING_LEASE_TTL, SEQUENCE, TERMS, Z, encode_limit, encode_ring, encode_terms, number,
+    text,
 };
 
 /// The expressions of one `UpdateItem`.
@@ -36,6 +37,10 @@ pub(super) fn expressions(
     write: &BucketWrite,
 ) -> Result<Expressions, &'static str> {
     let mut out = Writer::default();
+    if let Some(known) = write.incarnation {
+        let incarnation = out.name(INCARNATION, INCARNATION);
+        out.compare(&incarnation, "=", number(known));
+    }
     out.keep(write.kept);
     let consumed_at = out.name(CONSUMED_AT, CONSUMED_AT);
     out.set_to(consumed_at, number(write.consumed_at_ms));
@@ -56,6 +61,10 @@ pub(super) fn expressions(
         }
         let from = out.value(number(write.sequence_from));
         numbered = format!("if_not_exists({sequence}, {from})");
+        let incarnation = out.name(INCARNATION, INCARNATION);
+        out.sets.push(format!(
+            "{incarnation} = if_not_exists({incarnation}, {from})"
+        ));
     }
     let one = out.value(number(1));
     out.sets.push(format!("{sequence} = {numbered} + {one}"));
@@ -290,6 +299,7 @@ mod tests {
 
     fn update(guard: RingGuard, z: ZChange, ring: RingChange) -> BucketWrite {
         BucketWrite {
+            incarnation: Some(49),
             limits: vec![LimitWrite {
                 name: "rpm".into(),
                 action: LimitAction::Update {
@@ -323,13 +333,13 @@ mod tests {
         let made = expressions(&key(), &write).unwrap();
         assert_eq!(
             made.update,
-            "SET #ttl = :0, #consumed_at_ms = :1, #seq = #seq + :2"
+            "SET #ttl = :1, #consumed_at_ms = :2, #seq = #seq + :3"
         );
         assert_eq!(
             made.condition.as_deref(),
             Some(
-                "(attribute_not_exists(#ttl) OR #ttl < :0) AND #l0.#t = :3 AND #l0.#z >= :4 AND \
-                 attribute_not_exists(#l0.#r)"
+                "#inc = :0 AND (attribute_not_exists(#ttl) OR #ttl < :1) AND #l0.#t = :4 AND \
+                 #l0.#z >= :5 AND attribute_not_exists(#l0.#r)"
             )
         );
         assert_eq!(made.names["#l0"], "limit#rpm");
@@ -345,6 +355,7 @@ mod tests {
         let made = expressions(&key(), &write).unwrap();
         assert!(!made.names.contains_key("#GSI2PK"));
         let nothing = BucketWrite {
+            incarnation: None,
             limits: vec![],
             sequence_from: 1,
             consumed_at_ms: 1,

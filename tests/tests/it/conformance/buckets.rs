@@ -49,6 +49,7 @@ pub(super) async fn time_to_live_never_falls(store: Arc<dyn Store>) {
     let mut passes = async |kept| {
         let nothing = update("rpm", guard(None, None), change(ZChange::Add(1), 1));
         let write = BucketWrite {
+            incarnation: None,
             kept,
             ..write([nothing])
         };
