@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::kernel::item::LimitItem;
-use crate::kernel::plan::{self, RingEntry};
-use crate::kernel::{Kernel, Now, Outstanding};
+use crate::kernel::item::{BucketItem, LimitItem, Ring};
+use crate::kernel::plan::{self, RingEntry, Transfer};
+use crate::kernel::{Kernel, Now, Outstanding, WriteGuards};
 use crate::{Limit, MonotonicTime, Terms, Ticks, WallTime};
 
 /// What may be asked for of one limit, and what is known of the fleet.
@@ -65,7 +65,7 @@ impl Offer {
         let since = now.monotonic.since(kernel.seen_at());
         // As it stood when it was seen: what flowed in since then and what others took met in the
         // bucket, so only the difference can have overflowed.
-        let level_seen = plan::level(seen, now.wall.before(since), limit);
+        let level_seen = level(seen, now.wall.before(since), limit);
         let comes_back = Ticks::from(unspent + position.credit + position.revoked);
         let displaced = found.map_or(0, |found| {
             let returned = kernel.returned(now.monotonic, at, lease_ttl, unspent);
@@ -76,7 +76,7 @@ impl Offer {
                 Ticks::from(found.terms.to_tokens(displaced)) * terms.token()
             }
         });
-        let before = unspent.saturating_add(kernel.spent(at));
+        let before = unspent.saturating_add(position.spent);
         let outstanding = |found: &LimitItem| {
             Some(OutstandingSeen {
                 out: Outstanding::of(found, now.wall, entry)?,
@@ -114,17 +114,42 @@ impl Offer {
     }
 }
 
+/// Whether `take` tokens beside the rest of the transfer are there in the bucket as seen.
+#[must_use]
+pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool {
+    let terms = t.limit.terms();
+    let found_level = level(seen, now, t.limit);
+    let level = found_level + Ticks::from(t.give) * terms.token();
+    let found = seen.and_then(|item| item.limit(t.limit.name()));
+    let (overdraft_allowance, overflow) = found.map_or((0, 0), |found| {
+        let guards = WriteGuards::of(found, now, t);
+        let share = guards.share(terms, found_level, level, t.holding);
+        (share.overdraft_allowance, share.overflow)
+    });
+    level.min(terms.full()) - overflow >= t.level_min(terms, overdraft_allowance)
+}
+
+/// The level of a limit in a bucket as seen; a bucket that is not there is full.
+#[must_use]
+pub fn level(seen: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
+    let terms = limit.terms();
+    match seen.and_then(|item| item.limit(limit.name())) {
+        None => terms.full(),
+        Some(found) => terms.empty_at(now) - terms.converted(&found.terms, found.z, now),
+    }
+}
+
 /// The demand that the fleet has reported, in thousandths of a token per second, as far as that is not
 /// too long ago.
 fn fleet_demand_milli(found: &LimitItem, now: WallTime) -> i64 {
-    found.ring.map_or(0, |ring| {
+    let in_ring = |ring: Ring| {
         let epoch = now.as_millis() / ring.lease_ttl_ms.max(1);
-        if ring.is_live(epoch) {
-            ring.demand_milli_in(epoch)
-        } else {
-            0
-        }
-    })
+        let [this, last] = [epoch, epoch.wrapping_add(2)].map(Ring::slot);
+        // The last epoch's sum, less what has fallen since, or this one's if it is more already.
+        let demand = ring.demand_milli[this].max(ring.demand_milli[last]);
+        ring.is_live(epoch).then_some(demand)
+    };
+    found.ring.and_then(in_ring).unwrap_or(0)
 }
 
 /// Until when at least all that flows in overflows, for what others hold; none if it does not.

@@ -50,6 +50,58 @@ impl From<Limit> for LimitFields {
     }
 }
 
+/// Terms that nobody has checked yet.
+#[derive(Deserialize)]
+pub(crate) struct UncheckedTerms {
+    capacity: u64,
+    burst: u64,
+    refill_amount: u64,
+    refill_period_seconds: u64,
+}
+
+impl TryFrom<UncheckedTerms> for Terms {
+    type Error = ValidationError;
+    fn try_from(fields: UncheckedTerms) -> Result<Self, ValidationError> {
+        let terms = Self {
+            capacity: fields.capacity,
+            burst: fields.burst,
+            refill_amount: fields.refill_amount,
+            refill_period_seconds: fields.refill_period_seconds,
+        };
+        terms.validate()?;
+        Ok(terms)
+    }
+}
+
+impl Terms {
+    /// Checks the numbers, as [`Limit::new`] does.
+    pub(crate) fn validate(&self) -> Result<(), ValidationError> {
+        for (field, tokens) in [
+            ("capacity", self.capacity),
+            ("refill_amount", self.refill_amount),
+            ("burst", self.burst),
+        ] {
+            if tokens == 0 {
+                return Err(ValidationError::new(field, tokens, "must be positive"));
+            }
+            if tokens > Limit::TOKENS_MAX {
+                let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
+                return Err(ValidationError::new(field, tokens, rule));
+            }
+        }
+        if self.burst < self.capacity {
+            let rule = format!("must be at least the capacity, {}", self.capacity);
+            return Err(ValidationError::new("burst", self.burst, rule));
+        }
+        let (seconds, max) = (self.refill_period_seconds, Limit::PERIOD_MAX.as_secs());
+        if seconds == 0 || seconds > max {
+            let rule = format!("must be 1 to {max} seconds");
+            return Err(ValidationError::new("refill_period", seconds, rule));
+        }
+        Ok(())
+    }
+}
+
 impl Limit {
     /// The largest capacity, burst or refill amount, in tokens.
     ///

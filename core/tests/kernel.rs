@@ -18,12 +18,12 @@ const FORBIDDEN: [&str; 11] = [
     "crate::line",
     "crate::pending_usage",
     "crate::local",
-    "crate::knowledge",
+    "crate::estimate",
 ];
 /// The longest function.
 const FUNCTION_LINES_MAX: usize = 60;
 /// All of it, without tests, comments and blank lines.
-const CODE_LINES_MAX: usize = 2_120;
+const CODE_LINES_MAX: usize = 1_800;
 
 /// The sources without their tests, by file.
 fn sources() -> Vec<(String, Vec<String>)> {

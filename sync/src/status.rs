@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, estimate, plan};
+use zae_limiter_core::{Clock, Knowledge, Limit, Share, Ticks, WallTime, estimate};
 
 use crate::target::Target;
 use crate::{LimitStatus, RateLimitExceeded};
@@ -139,7 +139,7 @@ fn from_table(
 
 /// What may be taken of a limit: less than its level where others hold too much.
 fn drawable(item: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
-    let level = plan::level(item, now, limit);
+    let level = estimate::level(item, now, limit);
     let found = item.and_then(|item| item.limit(limit.name()));
     found.map_or(level, |found| estimate::drawable(found, now, level))
 }

@@ -24,7 +24,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Config, Credentials, Re
 use tokio::runtime;
 use zae_limiter::Limit;
 use zae_limiter::store::{DynamoDbStore, Store};
-use zae_limiter_core::{BucketKey, Clock, plan};
+use zae_limiter_core::{BucketKey, Clock, estimate};
 
 /// The region that all tests use.
 pub const REGION: &str = "us-east-1";
@@ -132,7 +132,7 @@ pub async fn level(store: &impl Store, entity_id: &str, resource: &str, limit: &
     let now = Clock::system().wall();
     limit
         .terms()
-        .to_tokens(plan::level(item.as_ref(), now, limit))
+        .to_tokens(estimate::level(item.as_ref(), now, limit))
 }
 
 /// The consumption of a limit that the table has been told of, in tokens.

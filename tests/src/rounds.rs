@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time;
 use zae_limiter::store::Store;
 use zae_limiter::{LeasedOptions, Limit, Mode, Settings};
-use zae_limiter_core::{BucketKey, Clock, plan};
+use zae_limiter_core::{BucketKey, Clock, estimate};
 
 use crate::fleet::WindowBound;
 use crate::journal::{self, Record};
@@ -270,7 +270,7 @@ fn admitted(worker: &Worker) -> u64 {
 async fn in_table(table: &FreshTable, order: &Order) -> (i64, i64) {
     let key = BucketKey::new(&order.entity, "api").expect("a key");
     let item = table.store().read_bucket(&key).await.expect("a table");
-    let level = plan::level(item.as_ref(), Clock::system().wall(), &order.limit);
+    let level = estimate::level(item.as_ref(), Clock::system().wall(), &order.limit);
     let limit = item
         .as_ref()
         .and_then(|item| item.limit(order.limit.name()));

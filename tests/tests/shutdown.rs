@@ -7,7 +7,7 @@ use tokio::time::{self, Instant};
 use zae_limiter::reconciler::ShutdownReport;
 use zae_limiter::store::{Fault, FaultyStore, MemoryStore};
 use zae_limiter::{ErrorKind, LeasedOptions, Limit, Mode, RateLimiter};
-use zae_limiter_core::{BucketKey, Clock, plan};
+use zae_limiter_core::{BucketKey, Clock, estimate};
 
 const BUCKETS: u64 = 100;
 const BURST: u64 = 1_000;
@@ -84,7 +84,7 @@ impl Fixture {
     fn level(&self) -> i64 {
         let level = |user: String| {
             let item = self.store.inner().bucket(&key(&user));
-            let level = plan::level(item.as_ref(), self.clock.wall(), &self.limit);
+            let level = estimate::level(item.as_ref(), self.clock.wall(), &self.limit);
             // What flows in is less than half a token.
             self.limit
                 .terms()

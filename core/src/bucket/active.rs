@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 
 use super::Shortage;
 use super::demand_meter::DemandMeter;
-use crate::estimate::{Knowledge, Offer, others_hold};
+use crate::estimate::{Knowledge, Offer, level, others_hold};
 use crate::kernel::item::{BucketItem, LimitItem};
-use crate::kernel::plan::{self, Seen};
+use crate::kernel::plan::Seen;
 use crate::kernel::{Applied, Ask, Kernel, Lineage, Now, Payer, Report, WriteEffect};
 use crate::local::LocalShares;
 use crate::pending_usage::PendingUsage;
@@ -108,13 +108,13 @@ impl Active {
     }
 
     /// Pays what was found to be in hand; whether the block runs low.
-    pub(super) fn pay(&mut self, charges: &Charges) -> bool {
+    pub(super) fn pay(&mut self, now: MonotonicTime, charges: &Charges) -> bool {
         let mut low = false;
         for (at, tokens) in charges.iter() {
             let at = at as usize;
-            self.kernel.pay(at, tokens);
+            self.kernel.charge(now, at, tokens);
             self.paid(at, tokens);
-            low |= self.kernel.stock(at) < self.low_water(at);
+            low |= self.kernel.position(at).stock < self.low_water(at);
         }
         low
     }
@@ -161,7 +161,8 @@ impl Active {
     ) -> Shortage {
         let denied = needed.iter().any(|(at, tokens)| {
             // An expired block that would do is given back and may be had again.
-            self.denies(at as usize, now, tokens) && self.kernel.stock(at as usize) < tokens
+            let stock = self.kernel.position(at as usize).stock;
+            stock < tokens && self.denies(at as usize, now, tokens)
         });
         if denied {
             for (at, tokens) in charges.iter() {
@@ -207,7 +208,7 @@ impl Active {
 
     /// A limit as it was last seen in the table.
     fn found(&self, at: usize) -> Option<&LimitItem> {
-        self.kernel.seen().item()?.limit(self.limits[at].name())
+        self.kernel.seen().limit(self.limits[at].name())
     }
 
     /// How long blocks live of those that lease, as far as is known.
@@ -493,11 +494,10 @@ impl Active {
 
     /// What the write under way does once it is applied.
     pub(super) fn in_flight(&self) -> WriteEffect {
-        let effect = self.kernel.in_flight();
-        effect.map_or_else(WriteEffect::default, |effect| WriteEffect {
+        WriteEffect {
             reported: self.usage.reporting(),
-            ..effect
-        })
+            ..self.kernel.in_flight()
+        }
     }
 
     /// The bucket is going to be looked at then.
@@ -513,9 +513,9 @@ impl Active {
         let terms = limit.terms();
         let held = self.kernel.in_hand(now.monotonic, at);
         let needed = if requested == 0 { 0 } else { requested + ahead };
-        let (trickle, debt) = (self.kernel.trickle(at), self.kernel.debt(at));
+        let (trickle, debt) = (self.kernel.trickle(at), self.kernel.position(at).debt);
         let pending = trickle.pending();
-        let level = plan::level(self.kernel.seen().item(), now.wall, limit);
+        let level = level(self.kernel.seen().item(), now.wall, limit);
         let estimate = (terms.to_tokens(level) + signed(held + pending) - signed(debt))
             .min(signed(limit.burst_tokens()))
             - signed(ahead);

@@ -183,7 +183,7 @@ impl Bucket {
         let now = clock.now();
         let mut state = self.lock();
         let charges = state.check(now, request)?;
-        Ok(state.pay(&charges))
+        Ok(state.pay(now, &charges))
     }
 
     /// Takes the tokens of two valid requests from two buckets, or from neither.
@@ -200,9 +200,9 @@ impl Bucket {
         let (mut mine, mut theirs) = self.lock_both(other);
         let now = clock.now();
         match (mine.check(now, request), theirs.check(now, others_request)) {
-            (Ok(a), Ok(b)) => Ok([mine.pay(&a), theirs.pay(&b)]),
+            (Ok(a), Ok(b)) => Ok([mine.pay(now, &a), theirs.pay(now, &b)]),
             (Ok(a), Err(b)) if Sabotage::HalfCascade.is_planted() => {
-                mine.pay(&a);
+                mine.pay(now, &a);
                 Err([None, Some(b)])
             }
             (a, b) => Err([a.err(), b.err()]),

@@ -113,10 +113,10 @@ impl State {
     }
 
     /// Pays what was checked.
-    pub(super) fn pay(&mut self, charges: &Charges) -> Paid {
+    pub(super) fn pay(&mut self, now: MonotonicTime, charges: &Charges) -> Paid {
         let (generation, mut low) = (self.lineage().generation(), false);
         if let Some(active) = self.active.as_deref_mut() {
-            low = active.pay(charges);
+            low = active.pay(now, charges);
         }
         Paid {
             generation,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Limit, ValidationError, WallTime};
+use crate::WallTime;
 
 /// A quantity of refill, or a virtual time, in the scale of one limit.
 pub type Ticks = i128;
@@ -29,7 +29,7 @@ pub type Ticks = i128;
 /// # Ok::<(), zae_limiter_core::ValidationError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "TermsFields")]
+#[serde(try_from = "crate::limit::UncheckedTerms")]
 pub struct Terms {
     /// Tokens per period, as declared.
     pub capacity: u64,
@@ -41,57 +41,7 @@ pub struct Terms {
     pub refill_period_seconds: u64,
 }
 
-/// Terms that nobody has checked yet.
-#[derive(Deserialize)]
-struct TermsFields {
-    capacity: u64,
-    burst: u64,
-    refill_amount: u64,
-    refill_period_seconds: u64,
-}
-
-impl TryFrom<TermsFields> for Terms {
-    type Error = ValidationError;
-    fn try_from(fields: TermsFields) -> Result<Self, ValidationError> {
-        let terms = Self {
-            capacity: fields.capacity,
-            burst: fields.burst,
-            refill_amount: fields.refill_amount,
-            refill_period_seconds: fields.refill_period_seconds,
-        };
-        terms.validate()?;
-        Ok(terms)
-    }
-}
-
 impl Terms {
-    /// Checks the numbers, as [`Limit::new`] does.
-    pub(crate) fn validate(&self) -> Result<(), ValidationError> {
-        for (field, tokens) in [
-            ("capacity", self.capacity),
-            ("refill_amount", self.refill_amount),
-            ("burst", self.burst),
-        ] {
-            if tokens == 0 {
-                return Err(ValidationError::new(field, tokens, "must be positive"));
-            }
-            if tokens > Limit::TOKENS_MAX {
-                let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
-                return Err(ValidationError::new(field, tokens, rule));
-            }
-        }
-        if self.burst < self.capacity {
-            let rule = format!("must be at least the capacity, {}", self.capacity);
-            return Err(ValidationError::new("burst", self.burst, rule));
-        }
-        let (seconds, max) = (self.refill_period_seconds, Limit::PERIOD_MAX.as_secs());
-        if seconds == 0 || seconds > max {
-            let rule = format!("must be 1 to {max} seconds");
-            return Err(ValidationError::new("refill_period", seconds, rule));
-        }
-        Ok(())
-    }
-
     /// What one token is worth.
     #[must_use]
     pub fn token(&self) -> Ticks {
@@ -189,6 +139,7 @@ impl Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Limit;
     use proptest::prelude::*;
 
     const T0: WallTime = WallTime::from_nanos(1_767_225_600_000_000_000);

@@ -6,7 +6,7 @@
 use super::item::BucketItem;
 use crate::sabotage::Sabotage;
 use crate::{Charges, Share};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 /// Who pays.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,12 +44,21 @@ pub struct Payment {
     pub charges: Charges,
 }
 
-/// All payments for what a lease has of one bucket, the oldest first. The first one is how it was
-/// admitted, and stays, even if all of it is given back.
+impl Payment {
+    fn join(&mut self, other: &Self) {
+        for (slot, tokens) in other.charges.iter() {
+            let charges = &mut self.charges;
+            *charges = charges.with(slot, charges.tokens(slot) + tokens);
+        }
+    }
+}
+
+/// All payments for what a lease has of one bucket, the oldest first, and how it was admitted: that stays,
+/// even if all of it is given back.
 #[derive(Clone, Debug)]
 pub struct Payments {
-    first: Payment,
-    more: SmallVec<[Payment; 1]>,
+    admitted: Payer,
+    paid: SmallVec<[Payment; 2]>,
 }
 
 impl Payments {
@@ -57,67 +66,62 @@ impl Payments {
     #[must_use]
     pub fn new(payer: Payer, charges: Charges) -> Self {
         Self {
-            first: Payment { payer, charges },
-            more: SmallVec::new(),
+            admitted: payer,
+            paid: smallvec![Payment { payer, charges }],
         }
     }
 
     /// How it was admitted.
     #[must_use]
     pub fn first(&self) -> Payer {
-        self.first.payer
+        self.admitted
     }
 
     /// Who has paid last.
     #[must_use]
     pub fn last(&self) -> Payer {
-        self.more.last().unwrap_or(&self.first).payer
+        self.paid.last().map_or(self.admitted, |last| last.payer)
     }
 
     /// Tokens of one limit.
     #[must_use]
     pub fn tokens(&self, slot: u32) -> u64 {
-        self.iter()
-            .map(|payment| payment.charges.tokens(slot))
-            .sum()
+        self.iter().map(|paid| paid.charges.tokens(slot)).sum()
     }
 
     /// Tokens of all limits.
     #[must_use]
     pub fn charges(&self) -> Charges {
-        let mut all = self.first.charges.clone();
-        for payment in &self.more {
-            for (slot, tokens) in payment.charges.iter() {
-                all = all.with(slot, all.tokens(slot) + tokens);
-            }
-        }
-        all
+        let join = |all: Charges, (slot, tokens)| all.with(slot, all.tokens(slot) + tokens);
+        let charges = self.iter().flat_map(|payment| payment.charges.iter());
+        charges.fold(Charges::default(), join)
     }
 
     /// All payments, the oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Payment> {
-        std::iter::once(&self.first).chain(&self.more)
+        self.paid.iter()
     }
 
     /// Somebody has paid for more of one limit.
     pub fn add(&mut self, payer: Payer, slot: u32, tokens: u64) {
-        if Sabotage::PayerOverwritten.is_planted() {
-            self.first.payer = payer;
-        }
-        let last = self.more.last_mut().unwrap_or(&mut self.first);
-        if last.payer == payer {
-            last.charges = last.charges.with(slot, last.charges.tokens(slot) + tokens);
-            return;
-        }
-        self.join_old_blocks(payer);
         let charges = Charges::of(slot, tokens);
-        self.more.push(Payment { payer, charges });
+        let payment = Payment { payer, charges };
+        if Sabotage::PayerOverwritten.is_planted() {
+            self.paid.iter_mut().for_each(|paid| paid.payer = payer);
+        }
+        match self.paid.last_mut() {
+            Some(last) if last.payer == payer => last.join(&payment),
+            _ => {
+                self.join_old_blocks(payer);
+                self.paid.push(payment);
+            }
+        }
     }
 
     /// A lease that outlives many blocks is not to grow: what blocks before the last have paid goes back to
     /// the table in any case.
     fn join_old_blocks(&mut self, payer: Payer) {
-        if let [.., before, last] = &mut self.more[..]
+        if let [.., before, last] = &mut self.paid[..]
             && let (Payer::Block(older), Payer::Block(old), Payer::Block(_)) =
                 (before.payer, last.payer, payer)
         {
@@ -128,11 +132,8 @@ impl Payments {
                 old
             };
             before.payer = Payer::Block(oldest);
-            for (slot, tokens) in last.charges.iter() {
-                let tokens = before.charges.tokens(slot) + tokens;
-                before.charges = before.charges.with(slot, tokens);
-            }
-            self.more.pop();
+            before.join(last);
+            self.paid.pop();
         }
     }
 
@@ -141,8 +142,7 @@ impl Payments {
     pub fn take_back(&mut self, slot: u32, tokens: u64) -> SmallVec<[Payment; 1]> {
         let mut left = tokens;
         let mut back = SmallVec::new();
-        let payments = self.more.iter_mut().rev().chain([&mut self.first]);
-        for payment in payments {
+        for payment in self.paid.iter_mut().rev() {
             let paid = payment.charges.tokens(slot);
             let tokens = left.min(paid);
             if tokens == 0 {
@@ -153,8 +153,8 @@ impl Payments {
             let (payer, charges) = (payment.payer, Charges::of(slot, tokens));
             back.push(Payment { payer, charges });
         }
-        self.more
-            .retain(|payment| payment.charges.iter().any(|(_, tokens)| tokens > 0));
+        let is_left = |payment: &mut Payment| payment.charges.iter().any(|(_, tokens)| tokens > 0);
+        self.paid.retain(is_left);
         back
     }
 }
@@ -185,7 +185,8 @@ mod tests {
         assert_eq!(back(&mut payments, 999), [(Payer::Nobody, 201)]);
         assert_eq!(
             (payments.first(), payments.last()),
-            (Payer::Nobody, Payer::Table(None))
+            (Payer::Nobody, Payer::Table(None)),
+            "of another limit"
         );
         assert_eq!(back(&mut payments, 1), []);
         assert_eq!(payments.tokens(1), 9);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::arithmetic::{Terms, Ticks};
-use super::item::{BucketItem, LimitItem, Ring, RingChange, RingGuard};
+use super::item::{LimitItem, Ring, RingChange, RingGuard};
 use super::plan::Transfer;
 use crate::sabotage::Sabotage;
 use crate::{Limit, WallTime};
@@ -52,6 +52,19 @@ impl RingEntry {
         self.held.min(tokens(before))
     }
 
+    /// A ring that begins with it, in which others hold so many tokens.
+    pub(super) fn first_ring(self, others: i64) -> Ring {
+        let mut ring = Ring {
+            lease_ttl_ms: self.lease_ttl_ms,
+            epoch: self.epoch,
+            ..Ring::default()
+        };
+        let slot = Ring::slot(self.epoch);
+        ring.held[slot] = others + self.held;
+        ring.demand_milli[slot] = self.demand_milli;
+        ring
+    }
+
     fn held_in(&self, ring: &Ring, epoch: u64) -> i64 {
         let counted = self.lease_ttl_ms == ring.lease_ttl_ms && self.epoch + 1 >= epoch;
         if counted { self.held } else { 0 }
@@ -59,30 +72,16 @@ impl RingEntry {
 }
 
 impl Holding {
-    /// A ring that begins now, in which others hold so many tokens beside this.
-    pub(crate) fn first_ring(
-        &self,
-        now: WallTime,
-        others: i64,
-        entry: &mut Option<RingEntry>,
-    ) -> Ring {
+    /// What it enters into a ring that begins now.
+    pub(super) fn first_entry(&self, now: WallTime) -> RingEntry {
         let lease_ttl_ms = millis(self.lease_ttl);
-        let mut ring = Ring {
+        RingEntry {
             lease_ttl_ms,
             epoch: now.as_millis() / lease_ttl_ms,
-            ..Ring::default()
-        };
-        let slot = Ring::slot(ring.epoch);
-        ring.held[slot] = others + tokens(self.tokens);
-        ring.demand_milli[slot] = self.demand_milli;
-        *entry = Some(RingEntry {
-            lease_ttl_ms,
-            epoch: ring.epoch,
             held: tokens(self.tokens),
             demand_milli: self.demand_milli,
             demand_before_milli: 0,
-        });
-        ring
+        }
     }
 }
 
@@ -131,9 +130,8 @@ pub fn flight_max(lease_ttl: Duration) -> Duration {
 /// By how many tokens all blocks, and the level if there is any, are over `burst + rate * lease_ttl`
 /// together, rounded up.
 #[must_use]
-pub fn excess(item: &BucketItem, now: WallTime, limit: &Limit) -> u64 {
-    let outstanding = |found| Some((found, Outstanding::of(found, now, None)?));
-    let Some((found, out)) = item.limit(limit.name()).and_then(outstanding) else {
+pub fn excess(found: &LimitItem, now: WallTime) -> u64 {
+    let Some(out) = Outstanding::of(found, now, None) else {
         return 0;
     };
     let terms = out.terms;
@@ -225,6 +223,31 @@ impl Outstanding {
         })
     }
 
+    /// What a process that holds a block adds to a ring that is live, and has entered then.
+    fn enter(&self, h: &Holding) -> (RingChange, Option<RingEntry>) {
+        let (lease_ttl_ms, epoch) = (self.ring.lease_ttl_ms, self.epoch);
+        let entered = h.entered.filter(|e| e.lease_ttl_ms == lease_ttl_ms);
+        let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
+        let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
+        // Demand that has fallen must not count for as long as a block lives.
+        let stood = same.demand_before_milli + last.demand_milli;
+        let entry = RingEntry {
+            lease_ttl_ms,
+            epoch,
+            held: tokens(h.tokens),
+            demand_milli: h.demand_milli,
+            demand_before_milli: stood.min(h.demand_milli),
+        };
+        let change = RingChange::Add {
+            epoch,
+            held: entry.held - same.held,
+            held_before: -last.held,
+            demand_milli: entry.demand_milli - same.demand_milli,
+            demand_before_milli: entry.demand_before_milli - stood,
+        };
+        (change, Some(entry))
+    }
+
     pub(crate) fn lease_ttl(&self) -> Duration {
         Duration::from_millis(self.ring.lease_ttl_ms)
     }
@@ -269,6 +292,7 @@ impl Outstanding {
 }
 
 /// What is left of the level where others hold more than the limit refills in a `lease_ttl`.
+#[derive(Clone, Copy)]
 pub(crate) struct Headroom {
     /// What is too much.
     pub(crate) overflow: Ticks,
@@ -287,7 +311,9 @@ pub(crate) struct WriteGuards {
     out: Option<Outstanding>,
     /// What the process held until now, spent since or not.
     own: i64,
-    pub(crate) change: RingChange,
+    pub(super) change: RingChange,
+    /// What this process enters into it.
+    pub(super) entry: Option<RingEntry>,
 }
 
 /// What the guards allow a write to do.
@@ -308,22 +334,20 @@ pub(crate) struct Allowance {
 }
 
 impl WriteGuards {
-    /// Of the limit as `found`, for a write of `t`; what it enters goes to `entry`.
-    pub(crate) fn of(
-        found: &LimitItem,
-        now: WallTime,
-        t: &Transfer<'_>,
-        entry: &mut Option<RingEntry>,
-    ) -> Self {
+    /// Of the limit as `found`, for a write of `t`.
+    pub(crate) fn of(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Self {
         let entered = t.holding.and_then(|h| h.entered);
         let out = Outstanding::of(found, now, entered);
         let others = out.map_or(0, |out| out.others);
-        let mut change = match (t.holding, out) {
-            (None, _) => RingChange::Keep,
+        let (mut change, entry) = match (t.holding, out) {
+            (None, _) => (RingChange::Keep, None),
             (Some(h), Some(out)) if out.live && out.ring.lease_ttl_ms >= millis(h.lease_ttl) => {
-                Self::add(&out.ring, out.epoch, &h, entry)
+                out.enter(&h)
             }
-            (Some(h), _) => RingChange::Reset(h.first_ring(now, others, entry)),
+            (Some(h), _) => {
+                let entry = h.first_entry(now);
+                (RingChange::Reset(entry.first_ring(others)), Some(entry))
+            }
         };
         match (&mut change, out) {
             (RingChange::Add { demand_milli, .. }, _) => *demand_milli += t.direct_milli,
@@ -331,7 +355,7 @@ impl WriteGuards {
                 ring.demand_milli[Ring::slot(ring.epoch)] += t.direct_milli;
             }
             // Where none holds anything, nobody is told: the ring is to die with the last of them.
-            (keep, Some(out)) if out.others > 0 && t.direct_milli > 0 => {
+            (keep, Some(out)) if others > 0 && t.direct_milli > 0 => {
                 *keep = RingChange::Add {
                     epoch: out.epoch,
                     held: 0,
@@ -342,36 +366,12 @@ impl WriteGuards {
             }
             _ => {}
         }
+        let own = entered.filter(|_| out.is_some());
         Self {
             out,
-            own: match (out, entered) {
-                (Some(_), Some(entered)) => entered.held_of(t.held_before()),
-                _ => 0,
-            },
+            own: own.map_or(0, |entered| entered.held_of(t.held_before())),
             change,
-        }
-    }
-
-    fn add(ring: &Ring, epoch: u64, h: &Holding, entry: &mut Option<RingEntry>) -> RingChange {
-        let entered = h.entered.filter(|e| e.lease_ttl_ms == ring.lease_ttl_ms);
-        let same = entered.filter(|e| e.epoch == epoch).unwrap_or_default();
-        let last = entered.filter(|e| e.epoch + 1 == epoch).unwrap_or_default();
-        // Demand that has fallen must not count for as long as a block lives.
-        let stood = same.demand_before_milli + last.demand_milli;
-        let stands = stood.min(h.demand_milli);
-        *entry = Some(RingEntry {
-            lease_ttl_ms: ring.lease_ttl_ms,
-            epoch,
-            held: tokens(h.tokens),
-            demand_milli: h.demand_milli,
-            demand_before_milli: stands,
-        });
-        RingChange::Add {
-            epoch,
-            held: tokens(h.tokens) - same.held,
-            held_before: -last.held,
-            demand_milli: h.demand_milli - same.demand_milli,
-            demand_before_milli: stands - stood,
+            entry,
         }
     }
 
@@ -399,29 +399,23 @@ impl WriteGuards {
         let room = block.map_or(i64::MAX, |block| {
             tokens(blocks_max(terms, out.lease_ttl())) - out.others - tokens(block.tokens)
         });
-        let overflow = out.overflow(self.own, found_level, level);
-        if let Some(rest) = out.headroom(level.min(terms.full())) {
-            return Allowance {
-                guard: self.guard(&out, room.min(terms.to_tokens(rest.left / 2))),
-                full_tolerance: 0,
-                overdraft_allowance: 0,
-                overflow,
-                level_rise_max: Some(rest.left / 2),
-            };
-        }
-        let headroom = tokens(terms.tokens_in(out.guarded())) - out.others;
-        let full_tolerance = if holding.is_some() { headroom / 3 } else { 0 };
-        let leased = holding.is_some() || out.others > 0;
+        let tight = out.headroom(level.min(terms.full()));
+        let level_rise_max = tight.map(|rest| rest.left / 2);
+        let free = tokens(terms.tokens_in(out.guarded())) - out.others;
+        let tolerant = tight.is_none() && holding.is_some();
+        let full_tolerance = if tolerant { free / 3 } else { 0 };
+        let overdraws = tolerant || tight.is_none() && out.others > 0;
+        let more = level_rise_max.map_or(free - full_tolerance, |rise| terms.to_tokens(rise));
         Allowance {
-            guard: self.guard(&out, room.min(headroom - full_tolerance)),
+            guard: self.guard(&out, room.min(more)),
             full_tolerance: Ticks::from(full_tolerance) * terms.token(),
-            overdraft_allowance: if leased {
+            overdraft_allowance: if overdraws {
                 overdraft(out.lease_ttl())
             } else {
                 0
             },
-            overflow: overflow.max(0),
-            level_rise_max: None,
+            overflow: out.overflow(self.own, found_level, level).max(0),
+            level_rise_max,
         }
     }
 

@@ -74,24 +74,11 @@ impl Ring {
         self.epoch + 1 >= epoch
     }
 
-    fn at(values: &[i64; 3], epoch: u64) -> i64 {
-        values[Self::slot(epoch)]
-    }
-
     /// Tokens granted in `epoch` and in the one before.
     #[must_use]
     pub fn held_in(&self, epoch: u64) -> (i64, i64) {
-        (
-            Self::at(&self.held, epoch),
-            Self::at(&self.held, epoch.wrapping_add(2)),
-        )
-    }
-
-    /// The fleet's demand as of `epoch`: the last epoch's sum, less what has fallen since, or this
-    /// one's if it is more already.
-    #[must_use]
-    pub fn demand_milli_in(&self, epoch: u64) -> i64 {
-        Self::at(&self.demand_milli, epoch).max(Self::at(&self.demand_milli, epoch.wrapping_add(2)))
+        let last = epoch.wrapping_add(2); // the slot before this one, of three
+        (self.held[Self::slot(epoch)], self.held[Self::slot(last)])
     }
 }
 
@@ -339,12 +326,8 @@ impl RingGuard {
             (Self::Absent, found) => found.is_none(),
             (Self::Unchanged(_) | Self::Live { .. }, None) => false,
             (Self::Unchanged(seen), Some(found)) => {
-                let demand_milli = found.demand_milli;
-                *found
-                    == Ring {
-                        demand_milli,
-                        ..*seen
-                    }
+                found.held == seen.held
+                    && (found.lease_ttl_ms, found.epoch) == (seen.lease_ttl_ms, seen.epoch)
             }
             (
                 &Self::Live {

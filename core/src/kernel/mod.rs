@@ -37,7 +37,7 @@ use crate::{MonotonicTime, WallTime};
 
 pub use self::arithmetic::{Terms, Ticks};
 pub use self::charge::{Payer, Payment, Payments};
-pub(crate) use self::guards::{Outstanding, overdraft_max};
+pub(crate) use self::guards::{Outstanding, WriteGuards, overdraft_max};
 pub(crate) use self::renewal::{Applied, Report};
 pub use self::renewal::{Ask, Settled, SettledLimit, WriteEffect};
 pub use self::spending::Position;
@@ -48,7 +48,7 @@ use renewal::InFlight;
 
 /// What one process holds of a bucket, owes to it and is owed by it, and the write under way. Limits
 /// go by their places.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Kernel {
     accounts: SmallVec<[Account; 2]>,
     /// The item as it was last seen, and when.
@@ -132,15 +132,10 @@ impl Lineage {
 impl Kernel {
     /// Of a bucket of which nothing is held, with so many limits.
     pub(crate) fn new(limits: usize, lineage: Lineage) -> Self {
-        let mut accounts = SmallVec::new();
-        accounts.resize_with(limits, Account::default);
         Self {
-            accounts,
-            seen: Seen::Never,
-            seen_at: MonotonicTime::ZERO,
-            expires_at: MonotonicTime::ZERO,
+            accounts: (0..limits).map(|_| Account::default()).collect(),
             lineage,
-            in_flight: None,
+            ..Self::default()
         }
     }
 
@@ -151,7 +146,9 @@ impl Kernel {
 
     /// Whether nothing of a limit is held or owed, and no write tells it by its place.
     pub(crate) fn is_unused(&self, at: usize) -> bool {
-        self.in_flight.is_none() && self.accounts[at].is_unused()
+        let account = &self.accounts[at];
+        let holds = account.unspent() > 0 || account.lent > 0;
+        self.in_flight.is_none() && account.is_settled() && !holds
     }
 
     /// Forgets a limit that is unused.
@@ -237,10 +234,6 @@ impl Kernel {
 impl Account {
     fn is_settled(&self) -> bool {
         self.debt == 0 && self.credit == 0 && self.revoked == 0
-    }
-
-    fn is_unused(&self) -> bool {
-        self.is_settled() && self.unspent() == 0 && self.lent == 0
     }
 
     /// All that is held and not spent.

@@ -62,6 +62,12 @@ impl Seen {
             Self::Never | Self::Missing => None,
         }
     }
+
+    /// A limit of it.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> Option<&LimitItem> {
+        self.item()?.limit(name)
+    }
 }
 
 impl From<Option<BucketItem>> for Seen {
@@ -124,7 +130,7 @@ impl<'a> Transfer<'a> {
     /// The lowest level at which the debit may be made. Only what is trickle may be refill that is
     /// to come; what is spent at once has to be there, but for some `overdraft_allowance`. What is given back and
     /// taken again at once is no draw: the sum of the level and of what is held stays as it was.
-    fn level_min(&self, terms: &Terms, overdraft_allowance: Ticks) -> Ticks {
+    pub(crate) fn level_min(&self, terms: &Terms, overdraft_allowance: Ticks) -> Ticks {
         let token = terms.token();
         let due = self.owe + self.leave;
         let ahead = terms.refill(self.ahead).max(overdraft_allowance);
@@ -190,49 +196,41 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
     let never_seen = *seen == Seen::Never;
     let seen = seen.item();
     let found = |t: &Transfer<'_>| seen.and_then(|item| item.limit(t.limit.name()));
-    let conversions: Vec<LimitWrite> = transfers
-        .iter()
-        .filter_map(|t| conversion(found(t)?, now, t))
-        .collect();
-    let only_converts = !conversions.is_empty();
-    // Processes that share a full bucket come to think at the same time that somebody should cut
-    // it to its burst. What each saw last is unlike, and so is the moment at which it tries.
-    let jitter = Ticks::from(
-        seen.map_or(0, |item| item.sequence)
-            .wrapping_mul(0x9e37_79b9)
-            % 128,
-    );
-    let mut entries = vec![None; transfers.len()];
-    let mut moved = vec![None; transfers.len()];
-    let limits = if only_converts {
-        conversions
-    } else {
-        let planned = transfers.iter().zip(entries.iter_mut().zip(&mut moved));
-        planned
-            .filter_map(|(t, (entry, moved))| {
-                let action = match found(t) {
-                    None if never_seen && !t.is_debit() => credit_unseen(t),
-                    None => create(now, t, entry)?,
-                    Some(limit) => update(limit, now, t, jitter, entry),
-                };
-                *moved = Some(Moved {
-                    debit: t.take + t.owe,
-                    credit: t.give,
-                });
-                Some(LimitWrite {
-                    name: t.limit.shared_name().clone(),
-                    action,
-                })
-            })
-            .collect()
-    };
+    let convert = |t| Some((conversion(found(t)?, now, t)?, None));
+    let mut planned: Vec<Option<Planned>> = transfers.iter().map(convert).collect();
+    let only_converts = planned.iter().any(Option::is_some);
+    if !only_converts {
+        // Processes that share a full bucket come to think at the same time that somebody should cut
+        // it to its burst. What each saw last is unlike, and so is the moment at which it tries.
+        let sequence = seen.map_or(0, |item| item.sequence);
+        let jitter = Ticks::from(sequence.wrapping_mul(0x9e37_79b9) % 128);
+        let plan = |t| match found(t) {
+            // The likely guess, which shows the item if it is wrong.
+            None if never_seen && !t.is_debit() => Some(update(&full(now, t), now, t, jitter)),
+            None => create(now, t),
+            Some(limit) => Some(update(limit, now, t, jitter)),
+        };
+        planned = transfers.iter().map(plan).collect();
+    }
     let mut write = BucketWrite {
         incarnation: seen.map(|item| item.incarnation),
         sequence_from: now.as_micros(),
         consumed_at_ms: now.as_millis(),
         kept: Kept::AsItIs,
-        limits,
+        limits: Vec::new(),
     };
+    let (mut entries, mut moved) = (Vec::new(), Vec::new());
+    for (t, planned) in transfers.iter().zip(planned) {
+        let moves = Moved {
+            debit: t.take + t.owe,
+            credit: t.give,
+        };
+        moved.push((planned.is_some() && !only_converts).then_some(moves));
+        let (action, entry) = planned.unzip();
+        entries.push(entry.flatten());
+        let name = t.limit.shared_name().clone();
+        (write.limits).extend(action.map(|action| LimitWrite { name, action }));
+    }
     keep(&mut write, seen, now);
     (!write.limits.is_empty()).then_some(Plan {
         write,
@@ -242,30 +240,8 @@ pub fn plan(seen: &Seen, now: WallTime, transfers: &[Transfer<'_>]) -> Option<Pl
     })
 }
 
-/// Whether `take` tokens beside the rest of the transfer are there in the bucket as seen.
-#[must_use]
-pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool {
-    let terms = t.limit.terms();
-    let found_level = level(seen, now, t.limit);
-    let level = found_level + Ticks::from(t.give) * terms.token();
-    let found = seen.and_then(|item| item.limit(t.limit.name()));
-    let (overdraft_allowance, overflow) = found.map_or((0, 0), |found| {
-        let guards = WriteGuards::of(found, now, t, &mut None);
-        let share = guards.share(terms, found_level, level, t.holding);
-        (share.overdraft_allowance, share.overflow)
-    });
-    level.min(terms.full()) - overflow >= t.level_min(terms, overdraft_allowance)
-}
-
-/// The level of a limit in a bucket as seen; a bucket that is not there is full.
-#[must_use]
-pub fn level(seen: Option<&BucketItem>, now: WallTime, limit: &Limit) -> Ticks {
-    let terms = limit.terms();
-    match seen.and_then(|item| item.limit(limit.name())) {
-        None => terms.full(),
-        Some(found) => terms.empty_at(now) - terms.converted(&found.terms, found.z, now),
-    }
-}
+/// What is done to a limit, and what this process enters into its ring by that.
+type Planned = (LimitAction, Option<RingEntry>);
 
 /// For how long the item is kept beyond the time at which it is full: a block of it may live, and a
 /// clock be wrong, for no longer.
@@ -320,91 +296,72 @@ fn keep(write: &mut BucketWrite, seen: Option<&BucketItem>, now: WallTime) {
     }
 }
 
-fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitWrite> {
+fn conversion(found: &LimitItem, now: WallTime, t: &Transfer<'_>) -> Option<LimitAction> {
     let terms = *t.limit.terms();
     // A credit alone is made in the terms that are found: it must not bring back old ones.
     if found.terms == terms || !(t.is_debit() || t.in_demand) {
         return None;
     }
-    Some(LimitWrite {
-        name: t.limit.shared_name().clone(),
-        action: LimitAction::Update {
-            guard: LimitGuard {
-                terms: found.terms,
-                z_min: Some(found.z),
-                z_max: Some(found.z),
-                ring: RingGuard::Any,
-            },
-            change: LimitChange {
-                z: ZChange::Set(terms.converted(&found.terms, found.z, now)),
-                terms: Some(terms),
-                consumed: 0,
-                ring: RingChange::Keep,
-            },
+    Some(LimitAction::Update {
+        guard: LimitGuard {
+            terms: found.terms,
+            z_min: Some(found.z),
+            z_max: Some(found.z),
+            ring: RingGuard::Any,
+        },
+        change: LimitChange {
+            z: ZChange::Set(terms.converted(&found.terms, found.z, now)),
+            terms: Some(terms),
+            consumed: 0,
+            ring: RingChange::Keep,
         },
     })
 }
 
-fn create(now: WallTime, t: &Transfer<'_>, entry: &mut Option<RingEntry>) -> Option<LimitAction> {
+/// A limit of which nothing is taken and nothing is held.
+fn full(now: WallTime, t: &Transfer<'_>) -> LimitItem {
+    let terms = *t.limit.terms();
+    LimitItem {
+        terms,
+        z: terms.full_at(now),
+        consumed: 0,
+        ring: None,
+    }
+}
+
+fn create(now: WallTime, t: &Transfer<'_>) -> Option<Planned> {
     if !t.is_debit() && !Sabotage::Resurrected.is_planted() {
         return None; // a credit never brings back what was deleted
     }
-    let terms = *t.limit.terms();
-    Some(LimitAction::Create(LimitItem {
-        terms,
-        z: terms.full_at(now) + Ticks::from(t.take + t.owe) * terms.token(),
-        consumed: t.consumed,
-        ring: t.holding.map(|h| h.first_ring(now, 0, entry)),
-    }))
+    let entry = t.holding.map(|holding| holding.first_entry(now));
+    let mut limit = full(now, t);
+    limit.z += Ticks::from(t.take + t.owe) * limit.terms.token();
+    limit.consumed = t.consumed;
+    limit.ring = entry.map(|entry| entry.first_ring(0));
+    Some((LimitAction::Create(limit), entry))
 }
 
-/// A credit to a bucket that is not known: the likely guess, which shows the item if it is wrong.
-fn credit_unseen(t: &Transfer<'_>) -> LimitAction {
-    let terms = *t.limit.terms();
-    LimitAction::Update {
-        guard: LimitGuard {
-            terms,
-            z_min: None,
-            z_max: None,
-            ring: RingGuard::Absent,
-        },
-        change: LimitChange {
-            z: ZChange::Add(-Ticks::from(t.give) * terms.token()),
-            terms: None,
-            consumed: t.consumed,
-            ring: RingChange::Keep,
-        },
-    }
-}
-
-fn update(
-    found: &LimitItem,
-    now: WallTime,
-    t: &Transfer<'_>,
-    jitter: Ticks,
-    entry: &mut Option<RingEntry>,
-) -> LimitAction {
+fn update(found: &LimitItem, now: WallTime, t: &Transfer<'_>, jitter: Ticks) -> Planned {
     let terms = found.terms;
     let displaced = t.returned.displaced_by_refill(t.limit.terms(), found, now);
     let give = Ticks::from(t.give) * terms.token() - displaced;
-    let guards = WriteGuards::of(found, now, t, entry);
+    let guards = WriteGuards::of(found, now, t);
     let unclamped = terms.empty_at(now) - found.z + give;
     let allowed = guards.share(&terms, terms.level(found.z, now), unclamped, t.holding);
     let (z_min, z_max, z) = move_z(found, now, t, jitter, &allowed, give);
-    LimitAction::Update {
-        guard: LimitGuard {
-            terms,
-            z_min,
-            z_max,
-            ring: allowed.guard,
-        },
-        change: LimitChange {
-            z,
-            terms: None,
-            consumed: t.consumed,
-            ring: guards.change,
-        },
-    }
+    let guard = LimitGuard {
+        terms,
+        z_min,
+        z_max,
+        ring: allowed.guard,
+    };
+    let change = LimitChange {
+        z,
+        terms: None,
+        consumed: t.consumed,
+        ring: guards.change,
+    };
+    (LimitAction::Update { guard, change }, guards.entry)
 }
 
 /// How `z` moves, and between which bounds it has to be found. `give` is what comes back, in ticks.
@@ -431,7 +388,7 @@ fn move_z(
     if debit == 0 {
         // A write that draws on nothing cannot make more overflow than there is.
         let overflow = allowed.overflow.min(level.max(0));
-        let added = refill_twice(overflow + above_full - give, t);
+        let added = overflow + above_full - give;
         return (watched, fallen(found, overflow), ZChange::Add(added));
     }
     if Sabotage::RewindMints.is_planted() && empty_at - found.z < -2 * terms.full() {
@@ -452,19 +409,14 @@ fn move_z(
         .into_iter()
         .chain(fallen(found, allowed.overflow))
         .min();
-    let added = refill_twice(debit + allowed.overflow + above_full - give, t);
+    let mut added = debit + allowed.overflow + above_full - give;
+    if Sabotage::RefillTwice.is_planted() {
+        added -= terms.refill(t.ahead / 8);
+    }
     (Some(z_min), z_max, ZChange::Add(added))
 }
 
 /// What another has let overflow since the bucket was seen is not to overflow once more.
 fn fallen(found: &LimitItem, overflow: Ticks) -> Option<Ticks> {
     (overflow > 0).then(|| found.z + overflow / 2)
-}
-
-fn refill_twice(added: Ticks, t: &Transfer<'_>) -> Ticks {
-    if Sabotage::RefillTwice.is_planted() {
-        added - t.limit.terms().refill(t.ahead / 8)
-    } else {
-        added
-    }
 }

@@ -77,20 +77,28 @@ pub(super) struct InFlight {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct LimitInFlight {
+pub(super) struct LimitInFlight {
+    /// What the next block is to be.
     stock: u64,
     trickle: u64,
     over: Duration,
     /// Of what is held, what is kept in any case, and what is given back.
     kept: u64,
-    surplus: u64,
-    spent: u64,
-    owed: u64,
+    pub(super) surplus: u64,
+    pub(super) spent: u64,
+    pub(super) owed: u64,
     credited: u64,
     revoked: u64,
     entry: Option<RingEntry>,
     /// Whether other terms have been declared since it was planned.
     outdated: bool,
+}
+
+impl LimitInFlight {
+    /// What it brings beyond what is held already.
+    pub(super) fn brings(&self) -> u64 {
+        self.stock + self.trickle - self.kept
+    }
 }
 
 /// What the write under way does once it is applied, summed over the limits of a bucket, in tokens.
@@ -153,21 +161,38 @@ impl Kernel {
         reports: &[Report],
     ) -> Option<Plan> {
         self.release(now.monotonic);
-        self.cancel_debts();
+        // What was given back while a write was under way that was to pay for it, and did not, cancels debt.
+        for account in &mut self.accounts {
+            let both = account.debt.min(account.credit);
+            account.debt -= both;
+            account.credit -= both;
+        }
         let mut in_flight: SmallVec<[LimitInFlight; 2]> = SmallVec::new();
         let mut transfers: SmallVec<[Transfer<'_>; 2]> = SmallVec::new();
         for (at, limit) in limits.iter().enumerate() {
-            let (ask, report) = (asks[at], reports[at]);
-            let ask = self.clamp(now, at, limit, lease_ttl, ask);
-            transfers.push(self.transfer(now, at, limit, lease_ttl, &ask, report));
-            in_flight.push(self.depart(at, &ask));
+            let ask = self.clamp(now, at, limit, lease_ttl, asks[at]);
+            let (transfer, flight) = self.transfer(now, at, limit, lease_ttl, &ask);
+            transfers.push(Transfer {
+                consumed: reports[at].consumed,
+                direct_milli: reports[at].direct_milli,
+                ..transfer
+            });
+            in_flight.push(flight);
         }
         let mut plan = plan::plan(&self.seen, now.wall, &transfers)?;
         plan.write.incarnation = plan.write.incarnation.or(self.lineage.incarnation);
         if !plan.only_converts {
-            for (at, flight) in in_flight.iter_mut().enumerate() {
-                flight.entry = plan.entries[at];
-                self.take_out(at, flight.surplus);
+            for ((account, f), entry) in self
+                .accounts
+                .iter_mut()
+                .zip(&mut in_flight)
+                .zip(&plan.entries)
+            {
+                f.entry = *entry;
+                let unreleased = account.trickle.cancel(f.surplus);
+                if !Sabotage::ReturnForgotten.is_planted() {
+                    account.stock -= (f.surplus - unreleased).min(account.stock);
+                }
             }
             self.lineage.begin_generation();
         }
@@ -179,18 +204,9 @@ impl Kernel {
         Some(plan)
     }
 
-    /// What was given back while a write was under way that was to pay for it, and did not, cancels debt now.
-    fn cancel_debts(&mut self) {
-        for account in &mut self.accounts {
-            let both = account.debt.min(account.credit);
-            account.debt -= both;
-            account.credit -= both;
-        }
-    }
-
     /// What may be had of what is asked for.
     fn clamp(&self, now: Now, at: usize, limit: &Limit, lease_ttl: Duration, ask: Ask) -> Ask {
-        let found = self.seen.item().and_then(|item| item.limit(limit.name()));
+        let found = self.seen.limit(limit.name());
         let entry = self.accounts[at].entry;
         let most = plan::block_max(limit, found, now.wall, entry, lease_ttl);
         let stock = ask.stock.min(most);
@@ -206,6 +222,7 @@ impl Kernel {
         }
     }
 
+    /// What a write does to a limit that makes what is asked for, and what it means here.
     fn transfer<'a>(
         &self,
         now: Now,
@@ -213,18 +230,12 @@ impl Kernel {
         limit: &'a Limit,
         lease_ttl: Duration,
         ask: &Ask,
-        report: Report,
-    ) -> Transfer<'a> {
+    ) -> (Transfer<'a>, LimitInFlight) {
         let account = &self.accounts[at];
         let (unspent, taken) = (account.unspent(), ask.stock + ask.trickle);
-        let in_hand = if now.monotonic < self.expires_at {
-            account.stock
-        } else {
-            0
-        };
-        // Who has never held anything leaves the ring alone, unless the others are to know of it.
+        // A process that has never held anything leaves the ring alone, unless the others are to know of it.
         let enters = taken > 0 || account.entry.is_some() || ask.reports;
-        Transfer {
+        let transfer = Transfer {
             take: taken,
             owe: account.debt,
             give: unspent + account.credit + account.revoked,
@@ -232,25 +243,18 @@ impl Kernel {
             others_took: ask.others_took,
             in_demand: ask.in_demand,
             trickle: ask.trickle,
-            in_hand: in_hand.min(ask.stock),
+            in_hand: self.in_hand(now.monotonic, at).min(ask.stock),
             spent: account.spent,
             ahead: ask.ahead,
-            consumed: report.consumed,
             holding: enters.then_some(Holding {
                 lease_ttl,
                 tokens: taken,
                 demand_milli: ask.demand_milli,
                 entered: account.entry,
             }),
-            direct_milli: report.direct_milli,
             ..Transfer::new(limit)
-        }
-    }
-
-    fn depart(&self, at: usize, ask: &Ask) -> LimitInFlight {
-        let account = &self.accounts[at];
-        let (unspent, taken) = (account.unspent(), ask.stock + ask.trickle);
-        LimitInFlight {
+        };
+        let flight = LimitInFlight {
             stock: ask.stock,
             trickle: ask.trickle,
             over: ask.over,
@@ -260,53 +264,32 @@ impl Kernel {
             owed: account.debt,
             credited: account.credit,
             revoked: account.revoked,
-            entry: None,
-            outdated: false,
-        }
-    }
-
-    /// Takes out of circulation what a write gives back.
-    fn take_out(&mut self, at: usize, surplus: u64) {
-        let account = &mut self.accounts[at];
-        let cancelled = account.trickle.cancel(surplus);
-        if !Sabotage::ReturnForgotten.is_planted() {
-            account.stock -= (surplus - cancelled).min(account.stock);
-        }
+            ..LimitInFlight::default()
+        };
+        (transfer, flight)
     }
 
     /// Whether the write under way gives tokens of a limit back.
     pub(crate) fn gives_back(&self, at: usize) -> bool {
+        self.under_way(at).surplus > 0
+    }
+
+    /// What the write under way does to a limit: nothing if there is none, if it only converts, or if the
+    /// limit was declared since then.
+    pub(super) fn under_way(&self, at: usize) -> LimitInFlight {
         let flight = self.in_flight.as_ref().filter(|f| !f.only_converts);
-        flight.is_some_and(|flight| flight.limits[at].surplus > 0)
+        let limit = flight.and_then(|flight| flight.limits.get(at).copied());
+        limit.unwrap_or_default()
     }
 
-    /// What the write under way pays of what is owed, and settles of what was spent.
-    pub(super) fn under_way(&self, at: usize) -> (u64, u64) {
-        let flight = self.moved(at);
-        flight.map_or((0, 0), |flight| (flight.owed, flight.spent))
-    }
-
-    /// What the write under way does once it is applied; none if there is none, or it only converts.
-    pub(crate) fn in_flight(&self) -> Option<WriteEffect> {
-        let flight = self.in_flight.as_ref().filter(|f| !f.only_converts)?;
+    /// What the write under way does once it is applied: nothing if there is none, or it only converts.
+    pub(crate) fn in_flight(&self) -> WriteEffect {
         let mut sum = WriteEffect::default();
-        for f in &flight.limits {
+        for f in (0..self.accounts.len()).map(|at| self.under_way(at)) {
             sum.returned += f.surplus + f.credited + f.revoked;
-            sum.debited += f.stock + f.trickle - f.kept + f.owed;
+            sum.debited += f.brings() + f.owed;
         }
-        Some(sum)
-    }
-
-    /// What the write under way gives back, and brings beyond what is held already.
-    pub(super) fn moving(&self, at: usize) -> (u64, u64) {
-        let flight = self.moved(at);
-        flight.map_or((0, 0), |f| (f.surplus, f.stock + f.trickle - f.kept))
-    }
-
-    /// What the write under way does to a limit; a limit that was declared since then is not in it.
-    fn moved(&self, at: usize) -> Option<&LimitInFlight> {
-        let flight = self.in_flight.as_ref().filter(|f| !f.only_converts)?;
-        flight.limits.get(at)
+        sum
     }
 
     /// What the write under way brings of a limit is of other terms.
@@ -328,16 +311,6 @@ impl Kernel {
         let mut flight = self.in_flight.take()?;
         let late = now.monotonic.since(flight.planned_at);
         let late = late > plan::flight_max(lease_ttl) && late < lease_ttl;
-        let excess: SmallVec<[u64; 2]> = limits
-            .iter()
-            .map(|limit| {
-                if late {
-                    plan::excess(&item, now.wall, limit)
-                } else {
-                    0
-                }
-            })
-            .collect();
         if flight.only_converts && now.monotonic >= self.expires_at {
             self.revoke_converted(limits);
         }
@@ -349,16 +322,15 @@ impl Kernel {
         if flight.only_converts {
             return Some(Applied::Converted);
         }
-        Some(Applied::Settled(
-            self.land(now, lease_ttl, limits, &flight, &excess),
-        ))
+        let settled = self.land(now, lease_ttl, limits, &flight, late);
+        Some(Applied::Settled(settled))
     }
 
     /// Revokes what has expired of limits that the write has converted: after it the table says what this
     /// process declares, and no more that the block was granted under other terms than it had.
     fn revoke_converted(&mut self, limits: &[Limit]) {
         for (at, limit) in limits.iter().enumerate() {
-            let found = self.seen.item().and_then(|item| item.limit(limit.name()));
+            let found = self.seen.limit(limit.name());
             if found.is_some_and(|found| found.terms != *limit.terms()) {
                 self.revoke(at);
             }
@@ -373,21 +345,20 @@ impl Kernel {
         lease_ttl: Duration,
         limits: &[Limit],
         flight: &InFlight,
-        excess: &[u64],
+        late: bool,
     ) -> Settled {
         self.expires_at = flight.planned_at.after(lease_ttl);
         let mut settled = SmallVec::new();
         for (at, f) in flight.limits.iter().enumerate() {
-            let found = self
-                .seen
-                .item()
-                .and_then(|item| item.limit(limits[at].name()));
+            let found = self.seen.limit(limits[at].name());
             let account = &mut self.accounts[at];
             account.settle(f);
             account.debt -= f.owed.min(account.debt);
             account.entry = f.entry;
-            let held = account.unspent() + (f.stock + f.trickle - f.kept);
-            let held = held.saturating_sub(excess[at]);
+            let excess = found
+                .filter(|_| late)
+                .map_or(0, |found| plan::excess(found, now.wall));
+            let held = (account.unspent() + f.brings()).saturating_sub(excess);
             let pending = f.trickle.min(held);
             let mut trickle = Trickle::new(flight.planned_at, f.over, pending);
             if let Some(found) = found {
@@ -418,10 +389,8 @@ impl Kernel {
 
     /// A guard of the write under way did not hold; this was found.
     pub(crate) fn refused(&mut self, now: MonotonicTime, found: Option<BucketItem>) {
-        let sent = self
-            .in_flight
-            .as_ref()
-            .map_or(now, |flight| flight.planned_at);
+        let flight = self.in_flight.as_ref();
+        let sent = flight.map_or(now, |flight| flight.planned_at);
         self.not_applied();
         self.saw(now, sent, found);
     }

@@ -5,7 +5,7 @@ use super::{Account, Kernel, Payer};
 use crate::MonotonicTime;
 use crate::sabotage::Sabotage;
 
-/// What a process holds of one limit, for tests that keep books of their own.
+/// What a process holds of one limit, and owes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Spendable, unless the block has expired.
@@ -22,6 +22,8 @@ pub struct Position {
     pub credit: u64,
     /// Consumed beyond what was held, to be debited.
     pub debt: u64,
+    /// Consumed since the write that granted the block was planned.
+    pub spent: u64,
 }
 
 impl Position {
@@ -55,19 +57,9 @@ impl Kernel {
         if live { self.accounts[at].stock } else { 0 }
     }
 
-    /// What is in the stock, expired or not.
-    pub(crate) fn stock(&self, at: usize) -> u64 {
-        self.accounts[at].stock
-    }
-
     /// What flows in later of what was debited.
     pub(crate) fn trickle(&self, at: usize) -> &super::Trickle {
         &self.accounts[at].trickle
-    }
-
-    /// What is owed to the table.
-    pub(crate) fn debt(&self, at: usize) -> u64 {
-        self.accounts[at].debt
     }
 
     /// All that is held and not spent, of all limits.
@@ -90,15 +82,6 @@ impl Kernel {
         account.stock += left;
         account.spent += spent;
         spent
-    }
-
-    /// Pays `tokens` from the stock, which has to have been found to be [in hand](Self::in_hand).
-    pub(crate) fn pay(&mut self, at: usize, tokens: u64) {
-        let account = &mut self.accounts[at];
-        let paid = tokens.min(account.stock);
-        account.stock -= paid;
-        account.debt += tokens - paid;
-        account.spent += tokens;
     }
 
     /// Charges `tokens` whatever the block holds; the rest is owed to the table. Returns that.
@@ -131,14 +114,14 @@ impl Kernel {
             (Payer::Table(_), Seen::Item(item)) => payer.debited(item),
             (Payer::Table(_), Seen::Missing) | (Payer::Nobody | Payer::Share(_), _) => false,
         };
-        let (owed, settled) = self.under_way(at);
+        let flight = self.under_way(at);
         let account = &mut self.accounts[at];
         // What is spent beyond what a write under way settles: only that can be undone here.
-        let spent = account.spent.saturating_sub(settled);
+        let spent = account.spent.saturating_sub(flight.spent);
         let debt = if Sabotage::DebtRefunded.is_planted() {
             0
         } else {
-            account.debt.saturating_sub(owed)
+            account.debt.saturating_sub(flight.owed)
         };
         let cancelled = tokens.min(debt);
         account.debt -= cancelled;
@@ -163,11 +146,6 @@ impl Kernel {
         self.lineage.begin_generation();
     }
 
-    /// What was consumed since the write that granted the block was planned.
-    pub(crate) fn spent(&self, at: usize) -> u64 {
-        self.accounts[at].spent
-    }
-
     /// What stands in the ring for this process.
     pub(crate) fn entry(&self, at: usize) -> Option<RingEntry> {
         self.accounts[at].entry
@@ -176,15 +154,16 @@ impl Kernel {
     /// What the process holds and owes of a limit.
     pub(crate) fn position(&self, at: usize) -> Position {
         let account = &self.accounts[at];
-        let (returning, coming) = self.moving(at);
+        let flight = self.under_way(at);
         Position {
             stock: account.stock,
             pending: account.trickle.pending(),
-            returning,
-            coming,
+            returning: flight.surplus,
+            coming: flight.brings(),
             revoked: account.revoked,
             credit: account.credit,
             debt: account.debt,
+            spent: account.spent,
         }
     }
 }

@@ -10,7 +10,9 @@ use smallvec::SmallVec;
 use zae_limiter_core::item::{BucketItem, BucketWrite};
 use zae_limiter_core::plan::{self, Seen, Transfer};
 use zae_limiter_core::policy::DemandReports;
-use zae_limiter_core::{BucketRef, Charges, Clock, Limit, MonotonicTime, Payer, WallTime};
+use zae_limiter_core::{
+    BucketRef, Charges, Clock, Limit, MonotonicTime, Payer, WallTime, estimate,
+};
 
 use crate::store::{StoreError, StoreErrorKind, WriteOutcome};
 
@@ -185,7 +187,7 @@ impl BucketPayment {
         self.planned_at = clock.wall();
         if self.change == Change::Debit && self.seen.item().is_none() {
             // A bucket that is not there is full; even so, it may be too little beside the line.
-            let fits = |t: &Transfer<'_>| plan::fits(None, self.planned_at, t);
+            let fits = |t: &Transfer<'_>| estimate::fits(None, self.planned_at, t);
             if !self.transfers().iter().all(fits) {
                 let at = self.planned_at;
                 return Next::Done(Err(NotWritten::Exceeded { found: None, at }));
@@ -226,7 +228,7 @@ impl BucketPayment {
             }
             WriteOutcome::Refused(found) => {
                 let at = self.planned_at;
-                let fits = |t: &Transfer<'_>| t.take == 0 || plan::fits(found.as_ref(), at, t);
+                let fits = |t: &Transfer<'_>| t.take == 0 || estimate::fits(found.as_ref(), at, t);
                 let fits = self.transfers().iter().all(fits);
                 if !fits {
                     let found = found.clone();
@@ -428,7 +430,7 @@ impl Payment {
         if let [_, parent] = &dues[..] {
             let (now, seen) = (clock.wall(), parent.bucket.seen());
             let debits = parent.transfers(Change::Debit, now);
-            if !debits.iter().all(|t| plan::fits(seen.item(), now, t)) {
+            if !debits.iter().all(|t| estimate::fits(seen.item(), now, t)) {
                 order.reverse();
             }
         }

@@ -13,7 +13,7 @@ use zae_limiter::{
     Acquire, Error, ErrorKind, FailureMode, Lease, LeasedOptions, Limit, LimitScope, Mode,
     NewEntity, RateLimiter, ScopedLease, Settings,
 };
-use zae_limiter_core::{BucketKey, Clock, ManualClock, plan};
+use zae_limiter_core::{BucketKey, Clock, ManualClock, estimate};
 
 use super::model::{Broken, Model, Piece};
 use super::operation::{Cut, End, Faults, LIMITS_MAX, Operation, Sequence, Setting};
@@ -619,7 +619,7 @@ impl World {
             let key = BucketKey::new(entity, RESOURCE).expect("names");
             let item = self.table.inner().bucket(&key);
             for limit in &self.limits {
-                let level = plan::level(item.as_ref(), self.clock.wall(), limit);
+                let level = estimate::level(item.as_ref(), self.clock.wall(), limit);
                 let level = limit.terms().to_tokens(level);
                 let counted = item
                     .as_ref()

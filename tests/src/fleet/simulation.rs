@@ -9,7 +9,7 @@ use zae_limiter::Limit;
 use zae_limiter::reconciler::{Action, Machine};
 use zae_limiter::store::{MemoryStore, StoreError, StoreErrorKind, WriteOutcome};
 use zae_limiter_core::item::BucketWrite;
-use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, ManualClock, plan};
+use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, ManualClock, estimate};
 use zae_limiter_core::{Request, Shortage};
 
 use super::demand::Demand;
@@ -514,7 +514,7 @@ impl<'a> Simulation<'a> {
                 bound_used: ledger.bound.used(),
                 level: limit
                     .terms()
-                    .to_tokens(plan::level(item.as_ref(), wall, limit))
+                    .to_tokens(estimate::level(item.as_ref(), wall, limit))
                     .into(),
                 level_of_admitted: paid.tokens(self.now),
                 overflowed: paid.has_overflowed(),

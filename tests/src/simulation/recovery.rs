@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zae_limiter::Limit;
 use zae_limiter_core::item::{BucketItem, LimitItem, Ring};
-use zae_limiter_core::{Ticks, WallTime, estimate, plan};
+use zae_limiter_core::{Ticks, WallTime, estimate};
 
 use super::acquire::Caller;
 use super::random::NAMES;
@@ -72,7 +72,7 @@ impl Ideal {
             let limits = world.processes[0].limits.iter();
             for (slot, (limit, ideal)) in limits.zip(&mut ideal).enumerate() {
                 let held = held(world, bucket, slot);
-                let level = plan::level(item.as_ref(), wall, limit);
+                let level = estimate::level(item.as_ref(), wall, limit);
                 let level = (level + held * limit.terms().token()).min(level_max);
                 *ideal = Some(IdealBucket::starting(limit.terms(), world.now, level));
             }
@@ -156,7 +156,7 @@ impl Measure {
             let of = |(slot, limit): (usize, &Limit)| {
                 let terms = limit.terms();
                 let held = held(world, bucket, slot);
-                let level = plan::level(item.as_ref(), wall, limit) + held * terms.token();
+                let level = estimate::level(item.as_ref(), wall, limit) + held * terms.token();
                 let found = item.as_ref().and_then(|item| item.limit(limit.name()));
                 let dropped =
                     found.map_or(Duration::ZERO, |found| until_dropped(found, held, wall));

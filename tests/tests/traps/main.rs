@@ -121,8 +121,8 @@ mod sharing;
 use std::time::Duration;
 
 use zae_limiter::Limit;
+use zae_limiter_core::estimate;
 use zae_limiter_core::item::BucketItem;
-use zae_limiter_core::plan;
 use zae_limiter_tests::desk::Desk;
 
 fn limit(rate: u64, burst: u64) -> Limit {
@@ -144,7 +144,7 @@ fn level(table: &Option<BucketItem>, desk: &Desk) -> i64 {
 }
 
 fn level_of(table: &Option<BucketItem>, desk: &Desk, limit: &Limit) -> i64 {
-    let level = plan::level(table.as_ref(), desk.clock.wall(), limit);
+    let level = estimate::level(table.as_ref(), desk.clock.wall(), limit);
     limit.terms().to_tokens(level)
 }
 

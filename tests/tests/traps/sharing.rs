@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use zae_limiter::Limit;
-use zae_limiter_core::item::BucketItem;
+use zae_limiter_core::item::{BucketItem, Ring};
 use zae_limiter_core::plan::{self, Holding, Returned, Seen, Transfer};
-use zae_limiter_core::{Charges, Payer, Shortage};
+use zae_limiter_core::{Charges, Payer, Shortage, estimate};
 use zae_limiter_tests::desk::{Desk, End};
 use zae_limiter_tests::fleet::{Fleet, Shape};
 
@@ -154,7 +154,8 @@ fn who_comes_out_of_a_debt_has_his_share_at_once() {
 pub(super) fn demand(table: &Option<BucketItem>) -> i64 {
     let ring = table.as_ref().and_then(|item| item.limit("rps")?.ring);
     let ring = ring.expect("a ring");
-    ring.demand_milli_in(ring.epoch) / 1_000
+    let [this, last] = [0, 2].map(|later| ring.demand_milli[Ring::slot(ring.epoch + later)]);
+    this.max(last) / 1_000
 }
 
 /// A hundred per second are no thousands because the process did not run for a while.
@@ -492,7 +493,7 @@ fn what_has_overflowed_does_not_overflow_once_more() {
     let first = returning(table.clone());
     let late = returning(table.clone());
     BucketItem::apply(&mut table, &first).expect("it is applied");
-    let level = |table: &Option<BucketItem>| plan::level(table.as_ref(), wall(6), &limit);
+    let level = |table: &Option<BucketItem>| estimate::level(table.as_ref(), wall(6), &limit);
     let before = level(&table);
     let found = BucketItem::apply(&mut table, &late).expect_err("it has overflowed");
     let again = returning(found);
@@ -529,7 +530,7 @@ fn what_flowed_in_beside_blocks_overflows_though_they_are_spent() {
             ..Transfer::new(&limit)
         };
         let wall = desk.clock.wall().after(secs(at));
-        if !plan::fits(table.as_ref(), wall, &transfer) {
+        if !estimate::fits(table.as_ref(), wall, &transfer) {
             return false;
         }
         let seen = table.clone().map_or(Seen::Missing, Seen::Item);
