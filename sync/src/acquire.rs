@@ -303,7 +303,11 @@ impl<'a> Acquire<'a> {
             return Err(Error::ShutDown);
         }
         let Some(targets) = self.known_targets()? else {
-            return Err(would_wait());
+            return if engine.breaker.is_open() {
+                self.without_table(None) // nobody waits to know more
+            } else {
+                Err(would_wait())
+            };
         };
         if let Some(lease) = self.admission.free(&targets)? {
             return Ok(lease);
@@ -334,14 +338,14 @@ impl<'a> Acquire<'a> {
         let in_time = time::timeout(engine.acquire_timeout + patience, self.pay()).await;
         match in_time {
             Ok(answer) => answer,
-            Err(_) => self.admission.fail(&self.likely_targets()?, 0, None),
+            Err(_) => self.without_table(None),
         }
     }
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
         match self.targets().await? {
             Ok(mut targets) => self.admission.pay(&mut targets).await,
-            Err(failure) => self.admission.fail(&self.likely_targets()?, 0, failure),
+            Err(failure) => self.without_table(failure),
         }
     }
 

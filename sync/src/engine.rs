@@ -162,6 +162,11 @@ impl Engine {
         self.catalog.known_family(&self.clock, id, old)
     }
 
+    /// The family of an entity, as the table last said.
+    pub(crate) fn last_known_family(&self, id: &str) -> Option<Arc<Family>> {
+        self.catalog.known_family(&self.clock, id, true)
+    }
+
     /// The limits stored for an entity and a resource, as of at most `limits_ttl_ms` ago: the
     /// entity's for the resource, the entity's own, the resource's, the system's.
     pub(crate) async fn stored_limits(
@@ -183,6 +188,15 @@ impl Engine {
     ) -> Option<Option<Arc<[Limit]>>> {
         let old = self.breaker.is_open();
         self.catalog.known_limits(&self.clock, scopes, old)
+    }
+
+    /// The stored limits, as the table last said.
+    #[allow(clippy::option_option)] // not known, or known to be none
+    pub(crate) fn last_known_stored_limits(
+        &self,
+        scopes: &[LimitScope],
+    ) -> Option<Option<Arc<[Limit]>>> {
+        self.catalog.known_limits(&self.clock, scopes, true)
     }
 
     async fn load<T>(

@@ -10,6 +10,10 @@ impl Lease<'_> {
     /// Consumes more, if the limits allow it; paid for as the acquire was, from the block in hand or by a
     /// write.
     ///
+    /// If the lease was admitted by a [failure mode](crate::FailureMode) before its parent or its stored
+    /// limits were known, they are looked up first, and are charged for what is added from then on. If the
+    /// table is still away, the failure mode decides again.
+    ///
     /// Dropping the future consumes nothing: a write that it had begun is undone in the background.
     ///
     /// ```
@@ -28,16 +32,7 @@ impl Lease<'_> {
     /// # Errors
     /// As an acquire; then nothing more was consumed.
     pub async fn consume(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
-        let held = self.held();
-        held.child().slot(name)?;
-        let _ = held.settle().await;
-        let more = held.pay_for(name, tokens).await?;
-        for (part, payer) in held.parts.iter_mut().zip(more) {
-            if let Ok(slot) = part.slot(name) {
-                part.payments.add(payer, slot, tokens);
-            }
-        }
-        Ok(())
+        self.held().consume(name, tokens).await
     }
 
     /// Corrects what was consumed of a limit by `delta` tokens. It may go into debt and never
@@ -45,6 +40,9 @@ impl Lease<'_> {
     ///
     /// In leased mode the correction is noted here and now, and reaches the table with the next
     /// renewal. In strict mode it is one write per bucket; where one of two cannot be corrected, neither is.
+    /// While the table is away, what is added to a [degraded](Self::degraded) lease is paid for as it was
+    /// admitted; when the table is back, it is charged like that of any other lease. What was not known when
+    /// it was admitted is looked up before that, as by [`consume`](Self::consume).
     ///
     /// What is given back goes to its payer, the last payment first: to the block in hand, to
     /// the table, or to nobody, where the table did not pay ([`degraded`](Self::degraded)). What was
@@ -70,33 +68,16 @@ impl Lease<'_> {
     /// [`Error::Validation`] for an unknown limit, or if more is given back than was consumed;
     /// in strict mode [`Error::Unavailable`] if the table does not answer; then nothing was corrected.
     pub async fn adjust(&mut self, name: &str, delta: i64) -> Result<(), Error> {
-        let held = self.held();
-        let slot = held.child().slot(name)?;
         let tokens = delta.unsigned_abs();
         if tokens > Limit::TOKENS_MAX {
             let rule = format!("must be at most {} tokens", Limit::TOKENS_MAX);
             return Err(ValidationError::new("delta", delta, rule).into());
         }
-        let _ = held.settle().await;
-        if delta >= 0 {
-            held.charge(name, tokens);
-            return held.settle().await;
+        if delta > 0 {
+            self.held().charge_more(name, tokens).await
+        } else {
+            self.held().release(name, tokens).await
         }
-        let consumed = held.child().payments.tokens(slot);
-        if tokens > consumed {
-            let rule = format!("gives back more than the {consumed} tokens consumed of {name}");
-            return Err(ValidationError::new("delta", delta, rule).into());
-        }
-        let mut credits = Vec::new();
-        for part in &mut held.parts {
-            // A parent may have other limits.
-            if let Ok(slot) = part.slot(name) {
-                let back = part.payments.take_back(slot, tokens);
-                part.give_back(&held.engine, &back, &mut credits);
-            }
-        }
-        ended(strict::credit(&held.engine, credits)).await;
-        Ok(())
     }
 
     /// Gives `tokens` of a limit back: `adjust(name, -tokens)`, also where the future is dropped.
@@ -159,7 +140,7 @@ impl Lease<'_> {
 }
 
 /// Waits for writes that go on without it.
-async fn ended(writes: Option<oneshot::Receiver<()>>) {
+pub(super) async fn ended(writes: Option<oneshot::Receiver<()>>) {
     if let Some(writes) = writes {
         let _ = writes.await; // not if the runtime ends
     }

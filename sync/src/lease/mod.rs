@@ -6,6 +6,7 @@ mod part;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -15,7 +16,8 @@ use self::held::Held;
 pub(crate) use self::part::Part;
 use crate::admission::Admission;
 use crate::engine::Engine;
-use crate::target::{Loan, Targets};
+use crate::resolve::Lookup;
+use crate::target::Loan;
 use crate::{Limit, LimitStatus, RateLimitExceeded, status};
 
 /// How an admission came about while the table could not be used.
@@ -113,13 +115,12 @@ impl<'a> Lease<'a> {
     /// A lease of these parts, admitted like this; the entity's is among them.
     pub(crate) fn new(admission: &Admission<'a>, parts: SmallVec<[Part<'a>; 2]>) -> Self {
         debug_assert!(!parts.is_empty());
-        Self(Kind::Held(Box::new(Held {
-            engine: Loan::Borrowed(admission.engine),
-            parts,
-            strict: admission.strict,
-            failure_mode: admission.failure_mode,
-            begun: None,
-        })))
+        Self(Kind::Held(Box::new(Held::new(admission, parts))))
+    }
+
+    /// More is charged only after what was not known is looked up.
+    pub(crate) fn look_up_later(&mut self, lookup: Lookup<'a>) {
+        self.held().lookup = Some(lookup);
     }
 
     /// All of it, in one form.
@@ -167,13 +168,13 @@ impl<'a> Lease<'a> {
             limits: Loan::Borrowed(limits),
             payments: Payments::new(Payer::Block(hit.generation), hit.charges()),
         };
-        Held {
-            parts: smallvec::smallvec![part],
+        let admission = Admission {
+            engine,
             strict: false,
             failure_mode: engine.failure_mode,
-            begun: None,
-            engine: Loan::Borrowed(engine),
-        }
+            patience: Duration::ZERO,
+        };
+        Held::new(&admission, smallvec::smallvec![part])
     }
 
     /// How it was admitted, if that was without the table's tokens, because the table could not be
@@ -219,14 +220,13 @@ impl<'a> Lease<'a> {
     /// See the example of [`Lease`].
     #[must_use]
     pub fn consumed(&self) -> BTreeMap<&str, u64> {
-        let (limits, charges) = match &self.0 {
+        match &self.0 {
             Kind::Hit { limits, hit, .. } | Kind::HandleHit { limits, hit, .. } => {
-                (*limits, hit.charges())
+                let named = |(at, tokens)| (limits[at as usize].name(), tokens);
+                hit.charges().iter().map(named).collect()
             }
-            Kind::Held(held) => (&*held.child().limits, held.child().payments.charges()),
-        };
-        let named = |(at, tokens)| (limits[at as usize].name(), tokens);
-        charges.iter().map(named).collect()
+            Kind::Held(held) => held.charged(held.child()),
+        }
     }
 
     /// How each limit stands now, as far as this process knows, for as much again as was consumed:
@@ -252,8 +252,7 @@ impl<'a> Lease<'a> {
                 &looked_up
             }
         };
-        let targets: Targets<'_> = held.parts.iter().map(Part::again).collect();
-        status::estimated(&held.engine.clock, &targets)
+        status::estimated(&held.engine.clock, &held.again())
     }
 
     /// The same lease without anything borrowed.

@@ -28,52 +28,54 @@ impl Part<'_> {
         }
     }
 
-    /// The same bucket, to be charged with more.
-    pub(super) fn target<'b>(&'b self, name: &'b str, tokens: u64) -> Target<'b> {
-        let named = self.slot(name).is_ok().then_some((name, tokens));
+    /// Whether it is of this bucket.
+    pub(super) fn is_of(&self, bucket: &BucketRef) -> bool {
+        self.bucket.key() == bucket.key()
+    }
+
+    /// The same bucket, to be charged with so much; what is not limited there is left out.
+    pub(super) fn target<'b>(
+        &'b self,
+        consume: impl IntoIterator<Item = (&'b str, u64)>,
+    ) -> Target<'b> {
+        let named = consume
+            .into_iter()
+            .filter(|(name, _)| self.slot(name).is_ok());
         Target {
             bucket: self.bucket.clone(),
             limits: Loan::Borrowed(&self.limits),
-            consume: named.into_iter().collect(),
+            consume: named.collect(),
             ticket: None,
         }
     }
 
-    /// The same bucket, for the same charges.
-    pub(super) fn again(&self) -> Target<'_> {
-        let named = |(slot, tokens)| (self.limits[slot as usize].name(), tokens);
-        Target {
-            bucket: self.bucket.clone(),
-            limits: Loan::Borrowed(&self.limits),
-            consume: self.payments.charges().iter().map(named).collect(),
-            ticket: None,
-        }
-    }
-
-    /// Charges more, whatever there is; returns the debit that the table is to be told of at once.
+    /// Charges more, whatever there is, without the table if a payer is given. Returns the debit that is to be
+    /// written at once.
     pub(super) fn charge(
         &mut self,
         engine: &Engine,
+        strict: bool,
         slot: u32,
         tokens: u64,
+        without_table: Option<Payer>,
     ) -> Option<BucketChange> {
         let charges = Charges::of(slot, tokens);
-        let last = self.payments.last();
         let limit = &self.limits[slot as usize];
-        let payer = match last {
-            Payer::Block(_) if self.bucket.has_room_for(&self.limits, &charges) => {
+        let has_room = || self.bucket.has_room_for(&self.limits, &charges);
+        let payer = match without_table {
+            Some(Payer::Share(share)) if has_room() => {
+                (self.bucket).charge_share(&engine.clock, limit.name(), tokens, share);
+                Payer::Share(share)
+            }
+            Some(_) => Payer::Nobody,
+            None if !strict && has_room() => {
                 let paid = self.bucket.charge_anyway(&engine.clock, limit, tokens);
                 if paid.hint {
                     engine.tell(&self.bucket);
                 }
                 Payer::Block(paid.generation)
             }
-            Payer::Block(_) | Payer::Table => Payer::Table,
-            Payer::Nobody => Payer::Nobody,
-            Payer::Share(share) => {
-                (self.bucket).charge_share(&engine.clock, limit.name(), tokens, share);
-                last
-            }
+            None => Payer::Table,
         };
         self.payments.add(payer, slot, tokens);
         (payer == Payer::Table).then(|| self.change(engine, Change::DebitAnyway, charges))
