@@ -393,7 +393,9 @@ impl<'a> Acquire<'a> {
         result
     }
 
-    /// A handle to the bucket that skips looking it up: for a caller that keeps one per key.
+    /// A handle to the bucket that skips looking it up: for a caller that keeps one per key. It waits for
+    /// nothing but, for a cascade, the entity: not longer than an acquire does
+    /// ([`Settings::acquire_timeout_ms`](crate::Settings::acquire_timeout_ms)).
     ///
     /// See the example of [`BucketHandle`].
     ///
@@ -410,7 +412,9 @@ impl<'a> Acquire<'a> {
         let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
         bucket.declare(&limits)?;
         if self.may_cascade() {
-            let family = engine.family(self.entity_id).await;
+            let family = engine.family(self.entity_id);
+            let family = time::timeout(engine.acquire_timeout, family).await;
+            let family = family.unwrap_or_else(|_| Err(engine.breaker.failure()));
             family.map_err(|failure| engine.unavailable(&bucket, failure))?;
         }
         Ok(BucketHandle::new(engine, bucket, limits, self.cascade))

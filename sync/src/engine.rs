@@ -55,8 +55,8 @@ pub(crate) struct Engine {
     pub(crate) lines: Lines,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
-    /// Where the reconciler runs, and writes that go on without their callers: those may be in a runtime that
-    /// stands still meanwhile, or in none.
+    /// Where the reconciler runs, and what goes on without its callers: those may be in a runtime that stands
+    /// still meanwhile, or in none.
     runtime: Handle,
     /// How many of them there are.
     background: AtomicUsize,
@@ -105,10 +105,20 @@ impl Engine {
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> oneshot::Receiver<T> {
-        let (answer, answered) = oneshot::channel();
         let counted = InBackground::new(self);
-        self.runtime.spawn(async move {
+        self.run_apart(async move {
             let _counted = counted;
+            work.await
+        })
+    }
+
+    /// Begins `work` where the reconciler runs, so that it does not depend on how often its caller is polled.
+    fn run_apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (answer, answered) = oneshot::channel();
+        self.runtime.spawn(async move {
             let _ = answer.send(work.await);
         });
         answered
@@ -148,12 +158,19 @@ impl Engine {
     }
 
     /// The family of an entity, as of at most `entity_ttl_ms` ago.
-    pub(crate) async fn family(&self, id: &str) -> Result<Arc<Family>, Option<Arc<StoreError>>> {
+    pub(crate) async fn family(
+        self: &Arc<Self>,
+        id: &str,
+    ) -> Result<Arc<Family>, Option<Arc<StoreError>>> {
         if let Some(known) = self.known_family(id) {
             return Ok(known);
         }
-        let load = self.catalog.family(&*self.store, &self.clock, id);
-        self.load(load).await
+        let (engine, id) = (self.clone(), id.to_owned());
+        self.load(async move {
+            let (store, clock) = (&*engine.store, &engine.clock);
+            engine.catalog.family(store, clock, &id).await
+        })
+        .await
     }
 
     /// The family of an entity, if it is known without asking the table.
@@ -170,14 +187,18 @@ impl Engine {
     /// The limits stored for an entity and a resource, as of at most `limits_ttl_ms` ago: the
     /// entity's for the resource, the entity's own, the resource's, the system's.
     pub(crate) async fn stored_limits(
-        &self,
+        self: &Arc<Self>,
         scopes: &[LimitScope],
     ) -> Result<Option<Arc<[Limit]>>, Option<Arc<StoreError>>> {
         if let Some(known) = self.known_stored_limits(scopes) {
             return Ok(known);
         }
-        let load = self.catalog.limits(&*self.store, &self.clock, scopes);
-        self.load(load).await
+        let (engine, scopes) = (self.clone(), scopes.to_vec());
+        self.load(async move {
+            let (store, clock) = (&*engine.store, &engine.clock);
+            engine.catalog.limits(store, clock, &scopes).await
+        })
+        .await
     }
 
     /// The stored limits, if they are known without asking the table.
@@ -199,20 +220,28 @@ impl Engine {
         self.catalog.known_limits(&self.clock, scopes, true)
     }
 
-    async fn load<T>(
-        &self,
-        load: impl Future<Output = Result<T, Arc<StoreError>>>,
+    /// Loads what all callers share. None of them drives it, so none can hold up the others.
+    async fn load<T: Send + 'static>(
+        self: &Arc<Self>,
+        load: impl Future<Output = Result<T, Arc<StoreError>>> + Send + 'static,
     ) -> Result<T, Option<Arc<StoreError>>> {
         if self.breaker.is_open() {
             return Err(self.breaker.failure());
         }
-        let sent = self.clock.now();
-        let loaded = load.await;
-        match &loaded {
-            Ok(_) => self.breaker.answered(self.clock.now()),
-            Err(error) => self.failed(sent, error),
+        let engine = self.clone();
+        let loaded = self.run_apart(async move {
+            let sent = engine.clock.now();
+            let loaded = load.await;
+            match &loaded {
+                Ok(_) => engine.breaker.answered(engine.clock.now()),
+                Err(error) => engine.failed(sent, error),
+            }
+            loaded
+        });
+        match loaded.await {
+            Ok(loaded) => loaded.map_err(Some),
+            Err(_) => Err(None), // the runtime ends
         }
-        loaded.map_err(Some)
     }
 
     /// A block runs low: no allocation, no wait.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use zae_limiter_core::Knowledge;
 
 use crate::target::{Target, Targets};
@@ -130,7 +131,8 @@ impl<'a> Acquire<'a> {
     async fn looked_at(&self) -> Result<Targets<'a>, Error> {
         self.validate()?;
         let engine = self.admission.engine;
-        let targets = match Box::pin(self.targets()).await? {
+        let deadline = Instant::now() + engine.acquire_timeout;
+        let targets = match Box::pin(self.targets_by(deadline)).await? {
             Ok(targets) => targets,
             Err(failure) => {
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));

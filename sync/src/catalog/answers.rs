@@ -1,4 +1,4 @@
-//! A cache of answers of the table: each is fresh for a while, and loaded by one caller at a time.
+//! A cache of answers of the table: each is fresh for a while, and loaded by one future at a time.
 
 use std::fmt;
 use std::hash::Hash;
