@@ -54,8 +54,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The same request at this place in the queue of the bucket; without one it comes behind
-    /// everybody who waits.
+    /// The same request at this place in the queue of the bucket; without one it comes after
+    /// all waiting callers.
     #[must_use]
     pub fn with_ticket(self, ticket: Option<Ticket>) -> Self {
         Self { ticket, ..self }

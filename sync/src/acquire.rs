@@ -17,8 +17,8 @@ use crate::scoped::Scope;
 use crate::target::Consume;
 use crate::{BucketHandle, Error, FailureMode, Limit, ScopedLease};
 
-/// The longest that anybody waits: the longest period of a limit. More would overflow clocks.
-const PATIENCE_MAX: Duration = Limit::PERIOD_MAX;
+/// The longest wait: the longest period of a limit. More would overflow clocks.
+const WAIT_LIMIT_MAX: Duration = Limit::PERIOD_MAX;
 
 /// An acquire that is being put together. `.await` it, or call
 /// [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
@@ -59,7 +59,7 @@ impl<'a> Acquire<'a> {
                 engine,
                 strict: engine.strict,
                 failure_mode: engine.failure_mode,
-                patience: Duration::ZERO,
+                wait_limit: Duration::ZERO,
             },
             entity_id,
             resource,
@@ -223,8 +223,8 @@ impl<'a> Acquire<'a> {
     /// assert!(exceeded.retry_after() > Duration::ZERO);
     /// # Ok(()) }
     /// ```
-    pub fn wait_up_to(mut self, patience: Duration) -> Self {
-        self.admission.patience = patience.min(PATIENCE_MAX);
+    pub fn wait_up_to(mut self, wait_limit: Duration) -> Self {
+        self.admission.wait_limit = wait_limit.min(WAIT_LIMIT_MAX);
         self
     }
 
@@ -282,7 +282,7 @@ impl<'a> Acquire<'a> {
         let take = |bucket: &BucketRef| {
             let hit = bucket.hit(&engine.clock, &request)?;
             if hit.hint {
-                engine.tell_low(bucket);
+                engine.runs_low(bucket);
             }
             Some(hit)
         };
@@ -333,9 +333,9 @@ impl<'a> Acquire<'a> {
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
         let Admission {
-            engine, patience, ..
+            engine, wait_limit, ..
         } = self.admission;
-        let in_time = time::timeout(engine.acquire_timeout + patience, self.pay()).await;
+        let in_time = time::timeout(engine.acquire_timeout + wait_limit, self.pay()).await;
         match in_time {
             Ok(answer) => answer,
             Err(_) => self.without_table(None),

@@ -16,10 +16,10 @@ use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, 
 
 use crate::breaker::{self, Breaker};
 use crate::catalog::{Catalog, Family};
-use crate::line::Lines;
 use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
 use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::wait_queue::WaitQueues;
 use crate::{Error, LimitScope, ValidationError};
 
 /// How many buckets that run low may wait for the reconciler. More are looked at when their time
@@ -44,15 +44,15 @@ pub(crate) struct Engine {
     pub(crate) cascade_by_entity: bool,
     /// Buckets that run low. Bounded, so that a hit never allocates.
     low: ArrayQueue<Arc<Bucket>>,
-    /// Buckets that somebody waits for, or that owe or are owed.
+    /// Buckets that callers wait for, or that owe or are owed.
     urgent: SegQueue<Arc<Bucket>>,
     /// Wakes the driver.
     pub(crate) bell: Notify,
     waiting: Box<[Notify]>,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) counters: Counters,
-    /// Callers who wait for tokens.
-    pub(crate) lines: Lines,
+    /// Callers waiting for tokens.
+    pub(crate) wait_queues: WaitQueues,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
     /// Where the reconciler runs, and what goes on without its callers: those may be in a runtime that stands
@@ -92,7 +92,7 @@ impl Engine {
             waiting: (0..256).map(|_| Notify::new()).collect(),
             breaker: Arc::new(Breaker::new(renewal, fastrand::u64(..))),
             counters: Counters::default(),
-            lines: Lines::default(),
+            wait_queues: WaitQueues::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
@@ -245,21 +245,21 @@ impl Engine {
     }
 
     /// A block runs low: no allocation, no wait.
-    pub(crate) fn tell_low(&self, bucket: &BucketRef) {
+    pub(crate) fn runs_low(&self, bucket: &BucketRef) {
         // Where the queue is full, the reconciler comes by anyway.
         if self.low.push(bucket.bucket().clone()).is_ok() {
             self.bell.notify_one();
         }
     }
 
-    /// Somebody waits for the bucket, or it owes or is owed.
-    pub(crate) fn tell(&self, bucket: &BucketRef) {
+    /// A caller waits for the bucket, or it owes or is owed.
+    pub(crate) fn needs_renewal(&self, bucket: &BucketRef) {
         self.urgent.push(bucket.bucket().clone());
         self.bell.notify_one();
     }
 
-    /// The next bucket that the reconciler has been told of.
-    pub(crate) fn told(&self) -> Option<Arc<Bucket>> {
+    /// The next bucket that the reconciler is to look at.
+    pub(crate) fn next_to_renew(&self) -> Option<Arc<Bucket>> {
         self.urgent.pop().or_else(|| self.low.pop())
     }
 
@@ -270,13 +270,13 @@ impl Engine {
         &self.waiting[(at ^ at >> 8) % self.waiting.len()]
     }
 
-    /// Wakes everybody who waits for tokens of the bucket.
+    /// Wakes all callers waiting for tokens of the bucket.
     pub(crate) fn wake(&self, bucket: &Arc<Bucket>) {
         bucket.wake();
         self.waiting_for(bucket).notify_waiters();
     }
 
-    /// Wakes everybody who waits for anything.
+    /// Wakes all waiting callers.
     pub(crate) fn wake_all(&self) {
         self.waiting.iter().for_each(Notify::notify_waiters);
     }
@@ -296,7 +296,7 @@ impl Engine {
         outcome
     }
 
-    /// Makes one write for who is not the reconciler.
+    /// Makes one write outside the reconciler.
     pub(crate) async fn write(&self, bucket: &BucketRef, write: &BucketWrite) -> WriteOutcome {
         let sent = self.clock.now();
         let outcome = self.ask(bucket.key(), write).await;
@@ -363,7 +363,7 @@ impl Engine {
         own.or_else(|| self.breaker.failure())
     }
 
-    /// What a caller is told when the table could not be asked.
+    /// The error when the table could not be asked.
     pub(crate) fn unavailable(
         &self,
         bucket: &BucketRef,

@@ -26,7 +26,7 @@ pub(super) struct Held<'a> {
     pub(super) parts: SmallVec<[Part<'a>; 2]>,
     /// What was paid under limits, or for a parent, that a look-up has replaced since. Not added to any more.
     pub(super) earlier: Vec<Part<'a>>,
-    /// Whether more is paid by writes, and what happens if it cannot be: as the acquire was told.
+    /// Whether more is paid by writes, and what happens if it cannot be: as for the acquire.
     pub(super) strict: bool,
     pub(super) failure_mode: FailureMode,
     /// What has to be looked up before more is charged: it was not known when the lease was admitted. As long
@@ -89,7 +89,7 @@ impl<'a> Held<'a> {
             engine: &self.engine,
             strict: self.strict,
             failure_mode: self.failure_mode,
-            patience: Duration::ZERO,
+            wait_limit: Duration::ZERO,
         }
     }
 

@@ -172,7 +172,7 @@ impl<'a> Lease<'a> {
             engine,
             strict: false,
             failure_mode: engine.failure_mode,
-            patience: Duration::ZERO,
+            wait_limit: Duration::ZERO,
         };
         Held::new(&admission, smallvec::smallvec![part])
     }

@@ -71,7 +71,7 @@ impl Part<'_> {
             None if !strict && has_room() => {
                 let paid = self.bucket.charge_anyway(&engine.clock, limit, tokens);
                 if paid.hint {
-                    engine.tell(&self.bucket);
+                    engine.needs_renewal(&self.bucket);
                 }
                 Payer::Block(paid.generation)
             }
@@ -103,7 +103,7 @@ impl Part<'_> {
             match payer {
                 Payer::Block(generation) if bucket.has_room_for(limits, charges) => {
                     if bucket.give_back(clock, Some(*generation), limits, charges) {
-                        engine.tell(bucket);
+                        engine.needs_renewal(bucket);
                     }
                 }
                 Payer::Block(_) | Payer::Table => {

@@ -253,7 +253,7 @@ async fn degraded(bench: &Bench, mode: FailureMode, tokens: u64, count: usize) -
 }
 
 #[tokio::test]
-async fn what_nobody_paid_is_never_credited() {
+async fn unpaid_tokens_are_never_credited() {
     let all = Share::new(1.0).expect("a share");
     for failure_mode in [FailureMode::Open, FailureMode::Local(all)] {
         everywhere(1_000, async |bench| {

@@ -1,4 +1,4 @@
-//! Acquires that wait for tokens: in line, and free to leave it. Needs no endpoint.
+//! Acquires that wait for tokens: in a queue, and free to leave it. Needs no endpoint.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
