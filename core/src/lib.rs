@@ -11,7 +11,6 @@ mod kernel;
 mod key;
 mod knowledge;
 mod limit;
-mod line;
 mod local;
 mod names;
 pub mod number;
@@ -24,6 +23,7 @@ pub mod sabotage;
 pub mod schema;
 mod time;
 pub mod usage;
+mod wait_queue;
 
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage};
 pub use cache::BucketCache;

@@ -9,7 +9,7 @@ use crate::{Limit, ValidationError};
 pub const LIMITS_MAX: usize = 16;
 
 /// A place in the queue of a bucket, in the order in which callers came. It is valid until
-/// [`Bucket::leave_line`](crate::Bucket::leave_line).
+/// [`Bucket::leave_queue`](crate::Bucket::leave_queue).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 

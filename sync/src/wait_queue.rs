@@ -87,7 +87,7 @@ impl WaitQueues {
         let target = &mut targets[0];
         let bucket = target.bucket.clone();
         let mut queues = self.0.lock();
-        let ticket = bucket.join_line(&target.request());
+        let ticket = bucket.join_queue(&target.request());
         target.ticket = Some(ticket);
         let queue = queues.entry(bucket.key().clone()).or_default();
         let at = queue.groups.iter().position(|group| group.wanted == wanted);
@@ -133,7 +133,7 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.bucket.leave_line(self.ticket);
+        self.bucket.leave_queue(self.ticket);
         self.turn = Turn::GivenUp;
         self.left.notify_waiters();
         let mut queues = self.queues.0.lock();
