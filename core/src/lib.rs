@@ -11,7 +11,6 @@ mod fast_balance;
 mod kernel;
 mod key;
 mod limit;
-mod line;
 mod local;
 mod names;
 pub mod number;
@@ -24,6 +23,7 @@ pub mod sabotage;
 pub mod schema;
 mod time;
 pub mod usage;
+mod wait_queue;
 
 pub use bucket::{Bucket, BucketRef, Hit, Paid, Shortage, Unsettled};
 pub use cache::BucketCache;

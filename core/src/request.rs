@@ -9,7 +9,7 @@ use crate::{Limit, ValidationError};
 pub const LIMITS_MAX: usize = 16;
 
 /// A place in the queue of a bucket, in the order in which callers came. It is valid until
-/// [`Bucket::leave_line`](crate::Bucket::leave_line).
+/// [`Bucket::leave_queue`](crate::Bucket::leave_queue).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
@@ -54,8 +54,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The same request at this place in the queue of the bucket; without one it comes behind
-    /// everybody who waits.
+    /// The same request at this place in the queue of the bucket; without one it comes after
+    /// all waiting callers.
     #[must_use]
     pub fn with_ticket(self, ticket: Option<Ticket>) -> Self {
         Self { ticket, ..self }

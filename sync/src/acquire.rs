@@ -17,8 +17,8 @@ use crate::scoped::Scope;
 use crate::target::Consume;
 use crate::{BucketHandle, Error, FailureMode, Limit, ScopedLease};
 
-/// The longest that anybody waits: the longest period of a limit. More would overflow clocks.
-const PATIENCE_MAX: Duration = Limit::PERIOD_MAX;
+/// The longest wait: the longest period of a limit. More would overflow clocks.
+const WAIT_LIMIT_MAX: Duration = Limit::PERIOD_MAX;
 
 /// An acquire that is being put together. `.await` it, or call
 /// [`try_acquire`](Self::try_acquire) or [`run`](Self::run).
@@ -59,7 +59,7 @@ impl<'a> Acquire<'a> {
                 engine,
                 strict: engine.strict,
                 failure_mode: engine.failure_mode,
-                patience: Duration::ZERO,
+                wait_limit: Duration::ZERO,
             },
             entity_id,
             resource,
@@ -223,8 +223,8 @@ impl<'a> Acquire<'a> {
     /// assert!(exceeded.retry_after() > Duration::ZERO);
     /// # Ok(()) }
     /// ```
-    pub fn wait_up_to(mut self, patience: Duration) -> Self {
-        self.admission.patience = patience.min(PATIENCE_MAX);
+    pub fn wait_up_to(mut self, wait_limit: Duration) -> Self {
+        self.admission.wait_limit = wait_limit.min(WAIT_LIMIT_MAX);
         self
     }
 
@@ -282,7 +282,7 @@ impl<'a> Acquire<'a> {
         let take = |bucket: &BucketRef| {
             let hit = bucket.hit(&engine.clock, &request)?;
             if hit.hint {
-                engine.tell_low(bucket);
+                engine.runs_low(bucket);
             }
             Some(hit)
         };
@@ -303,7 +303,11 @@ impl<'a> Acquire<'a> {
             return Err(Error::ShutDown);
         }
         let Some(targets) = self.known_targets()? else {
-            return Err(would_wait());
+            return if engine.breaker.is_open() {
+                self.without_table(None) // nobody waits to know more
+            } else {
+                Err(would_wait())
+            };
         };
         if let Some(lease) = self.admission.free(&targets)? {
             return Ok(lease);
@@ -329,19 +333,19 @@ impl<'a> Acquire<'a> {
     async fn wait(self) -> Result<Lease<'a>, Error> {
         self.validate()?;
         let Admission {
-            engine, patience, ..
+            engine, wait_limit, ..
         } = self.admission;
-        let in_time = time::timeout(engine.acquire_timeout + patience, self.pay()).await;
+        let in_time = time::timeout(engine.acquire_timeout + wait_limit, self.pay()).await;
         match in_time {
             Ok(answer) => answer,
-            Err(_) => self.admission.fail(&self.likely_targets()?, 0, None),
+            Err(_) => self.without_table(None),
         }
     }
 
     async fn pay(&self) -> Result<Lease<'a>, Error> {
         match self.targets().await? {
             Ok(mut targets) => self.admission.pay(&mut targets).await,
-            Err(failure) => self.admission.fail(&self.likely_targets()?, 0, failure),
+            Err(failure) => self.without_table(failure),
         }
     }
 
@@ -389,7 +393,9 @@ impl<'a> Acquire<'a> {
         result
     }
 
-    /// A handle to the bucket that skips looking it up: for a caller that keeps one per key.
+    /// A handle to the bucket that skips looking it up: for a caller that keeps one per key. It waits for
+    /// nothing but, for a cascade, the entity: not longer than an acquire does
+    /// ([`Settings::acquire_timeout_ms`](crate::Settings::acquire_timeout_ms)).
     ///
     /// See the example of [`BucketHandle`].
     ///
@@ -406,7 +412,9 @@ impl<'a> Acquire<'a> {
         let bucket = engine.bucket(self.entity_id, self.resource, &limits)?;
         bucket.declare(&limits)?;
         if self.may_cascade() {
-            let family = engine.family(self.entity_id).await;
+            let family = engine.family(self.entity_id);
+            let family = time::timeout(engine.acquire_timeout, family).await;
+            let family = family.unwrap_or_else(|_| Err(engine.breaker.failure()));
             family.map_err(|failure| engine.unavailable(&bucket, failure))?;
         }
         Ok(BucketHandle::new(engine, bucket, limits, self.cascade))

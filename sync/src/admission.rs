@@ -10,11 +10,11 @@ use zae_limiter_core::{Payer, Payments, Shortage};
 
 use crate::engine::Engine;
 use crate::lease::{Lease, Part};
-use crate::line::Place;
 use crate::status;
 use crate::store::StoreError;
 use crate::strict::{self, Due, NotWritten, Payment};
 use crate::target::Target;
+use crate::wait_queue::Place;
 use crate::{Error, FailureMode, RateLimitExceeded, ValidationError};
 
 /// Estimates of when tokens come in are not trusted below this: nobody spins.
@@ -26,7 +26,7 @@ pub(crate) struct Admission<'a> {
     pub(crate) engine: &'a Arc<Engine>,
     pub(crate) strict: bool,
     pub(crate) failure_mode: FailureMode,
-    pub(crate) patience: Duration,
+    pub(crate) wait_limit: Duration,
 }
 
 /// How the blocks in hand answer.
@@ -46,15 +46,15 @@ impl<'a> Admission<'a> {
         if let Some(lease) = self.free(targets)? {
             return Ok(lease);
         }
-        if self.patience.is_zero() {
+        if self.wait_limit.is_zero() {
             self.pay_once(targets).await
         } else {
-            self.pay_in_line(targets).await
+            self.pay_in_queue(targets).await
         }
     }
 
-    /// The lease of a caller who asks for no token of any limit; none if it asks for some. Nothing
-    /// is written for it and nobody waited for, whatever state the bucket and the table are in.
+    /// The lease of a request for zero tokens; none if it asks for some. It writes nothing and waits for
+    /// nothing, whatever state the bucket and the table are in.
     pub(crate) fn free(&self, targets: &[Target<'a>]) -> Result<Option<Lease<'a>>, Error> {
         if !targets.iter().all(Target::asks_nothing) {
             return Ok(None);
@@ -98,7 +98,7 @@ impl<'a> Admission<'a> {
             if short == [None, None] {
                 for (target, paid) in targets.iter().zip(&paid) {
                     if paid.is_some_and(|paid| paid.hint) {
-                        self.engine.tell_low(&target.bucket);
+                        self.engine.runs_low(&target.bucket);
                     }
                 }
                 let payers = paid.map(|paid| paid.map(|paid| Payer::Block(paid.generation)));
@@ -109,7 +109,7 @@ impl<'a> Admission<'a> {
                 for (target, _) in targets.iter().zip(undeclared).filter(|(_, u)| *u) {
                     let limits = self.engine.shared(&target.limits);
                     target.bucket.declare(&limits)?;
-                    self.engine.tell(&target.bucket);
+                    self.engine.needs_renewal(&target.bucket);
                 }
                 continue;
             }
@@ -138,7 +138,7 @@ impl<'a> Admission<'a> {
     pub(crate) fn ask(&self, targets: &[Target<'a>], asked: [bool; 2]) {
         for (target, _) in targets.iter().zip(asked).filter(|(_, asked)| *asked) {
             if target.bucket.want(&target.request()) {
-                self.engine.tell(&target.bucket);
+                self.engine.needs_renewal(&target.bucket);
             }
         }
     }
@@ -225,8 +225,8 @@ impl<'a> Admission<'a> {
     ///
     /// It waits in the parent's queue only while that is all it lacks: a caller who is out of its
     /// own tokens must not hold up the others there. Its own queue comes first, for everybody.
-    async fn pay_in_line(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
-        let deadline = time::Instant::now() + self.patience;
+    async fn pay_in_queue(&self, targets: &mut [Target<'a>]) -> Result<Lease<'a>, Error> {
+        let deadline = time::Instant::now() + self.wait_limit;
         let mut places = SmallVec::<[Place<'_>; 2]>::new();
         if !self.queue(targets, &mut places, deadline).await {
             return self.answer_now(targets).await;
@@ -237,7 +237,7 @@ impl<'a> Admission<'a> {
                 return Err(Error::ShutDown);
             }
             // Blocks are looked at for nothing. A look at the table is a write: it is made if the
-            // tokens seem to be there, and at first by whoever is the first in the queue.
+            // tokens seem to be there, and at first by the first in the queue.
             let is_known = !is_first || targets.iter().any(Target::is_behind);
             let by_memory = self.strict && is_known && !self.engine.breaker.is_open();
             let lacking = by_memory.then(|| self.lacking(targets)).flatten();
@@ -275,7 +275,7 @@ impl<'a> Admission<'a> {
         deadline: time::Instant,
     ) -> bool {
         let at = places.len();
-        let mut place = self.engine.lines.join(&mut targets[at..]);
+        let mut place = self.engine.wait_queues.join(&mut targets[at..]);
         let in_time = time::timeout_at(deadline, place.turn()).await.is_ok();
         places.push(place);
         in_time

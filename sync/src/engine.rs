@@ -16,10 +16,10 @@ use zae_limiter_core::{Bucket, BucketCache, BucketKey, BucketRef, Clock, Limit, 
 
 use crate::breaker::{self, Breaker};
 use crate::catalog::{Catalog, Family};
-use crate::line::Lines;
 use crate::metrics::Counters;
 use crate::settings::{FailureMode, LeasedOptions, Mode, Settings};
 use crate::store::{Store, StoreError, StoreErrorKind, WriteOutcome};
+use crate::wait_queue::WaitQueues;
 use crate::{Error, LimitScope, ValidationError};
 
 /// How many buckets that run low may wait for the reconciler. More are looked at when their time
@@ -44,19 +44,19 @@ pub(crate) struct Engine {
     pub(crate) cascade_by_entity: bool,
     /// Buckets that run low. Bounded, so that a hit never allocates.
     low: ArrayQueue<Arc<Bucket>>,
-    /// Buckets that somebody waits for, or that owe or are owed.
+    /// Buckets that callers wait for, or that owe or are owed.
     urgent: SegQueue<Arc<Bucket>>,
     /// Wakes the driver.
     pub(crate) bell: Notify,
     waiting: Box<[Notify]>,
     pub(crate) breaker: Arc<Breaker>,
     pub(crate) counters: Counters,
-    /// Callers who wait for tokens.
-    pub(crate) lines: Lines,
+    /// Callers waiting for tokens.
+    pub(crate) wait_queues: WaitQueues,
     limit_sets: Mutex<VecDeque<Arc<[Limit]>>>,
     closed: AtomicBool,
-    /// Where the reconciler runs, and writes that go on without their callers: those may be in a runtime that
-    /// stands still meanwhile, or in none.
+    /// Where the reconciler runs, and what goes on without its callers: those may be in a runtime that stands
+    /// still meanwhile, or in none.
     runtime: Handle,
     /// How many of them there are.
     background: AtomicUsize,
@@ -92,7 +92,7 @@ impl Engine {
             waiting: (0..256).map(|_| Notify::new()).collect(),
             breaker: Arc::new(Breaker::new(renewal, fastrand::u64(..))),
             counters: Counters::default(),
-            lines: Lines::default(),
+            wait_queues: WaitQueues::default(),
             limit_sets: Mutex::new(VecDeque::new()),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
@@ -105,10 +105,20 @@ impl Engine {
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> oneshot::Receiver<T> {
-        let (answer, answered) = oneshot::channel();
         let counted = InBackground::new(self);
-        self.runtime.spawn(async move {
+        self.run_apart(async move {
             let _counted = counted;
+            work.await
+        })
+    }
+
+    /// Begins `work` where the reconciler runs, so that it does not depend on how often its caller is polled.
+    fn run_apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (answer, answered) = oneshot::channel();
+        self.runtime.spawn(async move {
             let _ = answer.send(work.await);
         });
         answered
@@ -148,12 +158,19 @@ impl Engine {
     }
 
     /// The family of an entity, as of at most `entity_ttl_ms` ago.
-    pub(crate) async fn family(&self, id: &str) -> Result<Arc<Family>, Option<Arc<StoreError>>> {
+    pub(crate) async fn family(
+        self: &Arc<Self>,
+        id: &str,
+    ) -> Result<Arc<Family>, Option<Arc<StoreError>>> {
         if let Some(known) = self.known_family(id) {
             return Ok(known);
         }
-        let load = self.catalog.family(&*self.store, &self.clock, id);
-        self.load(load).await
+        let (engine, id) = (self.clone(), id.to_owned());
+        self.load(async move {
+            let (store, clock) = (&*engine.store, &engine.clock);
+            engine.catalog.family(store, clock, &id).await
+        })
+        .await
     }
 
     /// The family of an entity, if it is known without asking the table.
@@ -162,17 +179,26 @@ impl Engine {
         self.catalog.known_family(&self.clock, id, old)
     }
 
+    /// The family of an entity, as the table last said.
+    pub(crate) fn last_known_family(&self, id: &str) -> Option<Arc<Family>> {
+        self.catalog.known_family(&self.clock, id, true)
+    }
+
     /// The limits stored for an entity and a resource, as of at most `limits_ttl_ms` ago: the
     /// entity's for the resource, the entity's own, the resource's, the system's.
     pub(crate) async fn stored_limits(
-        &self,
+        self: &Arc<Self>,
         scopes: &[LimitScope],
     ) -> Result<Option<Arc<[Limit]>>, Option<Arc<StoreError>>> {
         if let Some(known) = self.known_stored_limits(scopes) {
             return Ok(known);
         }
-        let load = self.catalog.limits(&*self.store, &self.clock, scopes);
-        self.load(load).await
+        let (engine, scopes) = (self.clone(), scopes.to_vec());
+        self.load(async move {
+            let (store, clock) = (&*engine.store, &engine.clock);
+            engine.catalog.limits(store, clock, &scopes).await
+        })
+        .await
     }
 
     /// The stored limits, if they are known without asking the table.
@@ -185,38 +211,55 @@ impl Engine {
         self.catalog.known_limits(&self.clock, scopes, old)
     }
 
-    async fn load<T>(
+    /// The stored limits, as the table last said.
+    #[allow(clippy::option_option)] // not known, or known to be none
+    pub(crate) fn last_known_stored_limits(
         &self,
-        load: impl Future<Output = Result<T, Arc<StoreError>>>,
+        scopes: &[LimitScope],
+    ) -> Option<Option<Arc<[Limit]>>> {
+        self.catalog.known_limits(&self.clock, scopes, true)
+    }
+
+    /// Loads what all callers share. None of them drives it, so none can hold up the others.
+    async fn load<T: Send + 'static>(
+        self: &Arc<Self>,
+        load: impl Future<Output = Result<T, Arc<StoreError>>> + Send + 'static,
     ) -> Result<T, Option<Arc<StoreError>>> {
         if self.breaker.is_open() {
             return Err(self.breaker.failure());
         }
-        let sent = self.clock.now();
-        let loaded = load.await;
-        match &loaded {
-            Ok(_) => self.breaker.answered(self.clock.now()),
-            Err(error) => self.failed(sent, error),
+        let engine = self.clone();
+        let loaded = self.run_apart(async move {
+            let sent = engine.clock.now();
+            let loaded = load.await;
+            match &loaded {
+                Ok(_) => engine.breaker.answered(engine.clock.now()),
+                Err(error) => engine.failed(sent, error),
+            }
+            loaded
+        });
+        match loaded.await {
+            Ok(loaded) => loaded.map_err(Some),
+            Err(_) => Err(None), // the runtime ends
         }
-        loaded.map_err(Some)
     }
 
     /// A block runs low: no allocation, no wait.
-    pub(crate) fn tell_low(&self, bucket: &BucketRef) {
+    pub(crate) fn runs_low(&self, bucket: &BucketRef) {
         // Where the queue is full, the reconciler comes by anyway.
         if self.low.push(bucket.bucket().clone()).is_ok() {
             self.bell.notify_one();
         }
     }
 
-    /// Somebody waits for the bucket, or it owes or is owed.
-    pub(crate) fn tell(&self, bucket: &BucketRef) {
+    /// A caller waits for the bucket, or it owes or is owed.
+    pub(crate) fn needs_renewal(&self, bucket: &BucketRef) {
         self.urgent.push(bucket.bucket().clone());
         self.bell.notify_one();
     }
 
-    /// The next bucket that the reconciler has been told of.
-    pub(crate) fn told(&self) -> Option<Arc<Bucket>> {
+    /// The next bucket that the reconciler is to look at.
+    pub(crate) fn next_to_renew(&self) -> Option<Arc<Bucket>> {
         self.urgent.pop().or_else(|| self.low.pop())
     }
 
@@ -227,13 +270,13 @@ impl Engine {
         &self.waiting[(at ^ at >> 8) % self.waiting.len()]
     }
 
-    /// Wakes everybody who waits for tokens of the bucket.
+    /// Wakes all callers waiting for tokens of the bucket.
     pub(crate) fn wake(&self, bucket: &Arc<Bucket>) {
         bucket.wake();
         self.waiting_for(bucket).notify_waiters();
     }
 
-    /// Wakes everybody who waits for anything.
+    /// Wakes all waiting callers.
     pub(crate) fn wake_all(&self) {
         self.waiting.iter().for_each(Notify::notify_waiters);
     }
@@ -253,7 +296,7 @@ impl Engine {
         outcome
     }
 
-    /// Makes one write for who is not the reconciler.
+    /// Makes one write outside the reconciler.
     pub(crate) async fn write(&self, bucket: &BucketRef, write: &BucketWrite) -> WriteOutcome {
         let sent = self.clock.now();
         let outcome = self.ask(bucket.key(), write).await;
@@ -320,7 +363,7 @@ impl Engine {
         own.or_else(|| self.breaker.failure())
     }
 
-    /// What a caller is told when the table could not be asked.
+    /// The error when the table could not be asked.
     pub(crate) fn unavailable(
         &self,
         bucket: &BucketRef,

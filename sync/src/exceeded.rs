@@ -35,7 +35,7 @@ pub struct LimitStatus {
     /// The limit.
     pub limit: Limit,
     /// Tokens that the bucket holds for this acquire, as far as this process knows: the
-    /// [estimate](crate::Available::estimate), without what callers wait for in line. Where the
+    /// [estimate](crate::Available::estimate), without what callers in the queue wait for. Where the
     /// limit refused, it is less than was asked for. Negative: debt, or refill to come that is
     /// spoken for.
     pub available: i64,

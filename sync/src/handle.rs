@@ -97,7 +97,7 @@ impl BucketHandle {
         let request = Request::known(&self.limits, self.fingerprint, consume);
         let hit = bucket.hit(&self.engine.clock, &request)?;
         if hit.hint {
-            self.engine.tell_low(bucket);
+            self.engine.runs_low(bucket);
         }
         Some(Lease::handle_hit(&self.engine, bucket, &self.limits, hit))
     }

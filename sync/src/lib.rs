@@ -66,7 +66,6 @@ mod handle;
 pub mod http;
 mod lease;
 mod limiter;
-mod line;
 mod look;
 mod metrics;
 mod page;
@@ -93,6 +92,7 @@ pub mod strict;
 mod target;
 mod usage;
 mod version;
+mod wait_queue;
 
 pub use acquire::{Acquire, AcquireFuture};
 pub use admin::NewEntity;

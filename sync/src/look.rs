@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use zae_limiter_core::Knowledge;
 
 use crate::target::{Target, Targets};
@@ -28,10 +29,10 @@ pub struct Available {
     /// The limit's name.
     pub limit_name: String,
     /// Tokens that are surely spendable here and now, without the table. None of those that
-    /// callers wait for in line ([`Acquire::wait_up_to`]).
+    /// callers in the queue wait for ([`Acquire::wait_up_to`]).
     pub in_hand: u64,
     /// The best estimate for the whole bucket: what is in hand, and what the table held when it
-    /// was last seen, with the refill since, without what callers of this process wait for in line.
+    /// was last seen, with the refill since, without what callers of this process wait for.
     /// Negative: debt, or refill to come that is spoken for.
     pub estimate: i64,
     /// How old the estimate is; none if the table has no such bucket, which is then full.
@@ -130,7 +131,8 @@ impl<'a> Acquire<'a> {
     async fn looked_at(&self) -> Result<Targets<'a>, Error> {
         self.validate()?;
         let engine = self.admission.engine;
-        let targets = match Box::pin(self.targets()).await? {
+        let deadline = Instant::now() + engine.acquire_timeout;
+        let targets = match Box::pin(self.targets_by(deadline)).await? {
             Ok(targets) => targets,
             Err(failure) => {
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));
@@ -144,7 +146,7 @@ impl<'a> Acquire<'a> {
                 let sent = engine.clock.now();
                 let item = engine.read(bucket).await?;
                 if bucket.saw(&engine.clock, sent, item) {
-                    engine.tell(bucket);
+                    engine.needs_renewal(bucket);
                 }
             }
         }

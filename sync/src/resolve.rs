@@ -3,16 +3,55 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
+use tokio::time;
 use zae_limiter_core::ValidationError;
 
+use crate::admission::Admission;
 use crate::catalog::Family;
 use crate::store::StoreError;
 use crate::target::{Limits, Loan, Target, Targets};
-use crate::{Acquire, Error, Limit, LimitScope};
+use crate::{Acquire, Error, Lease, Limit, LimitScope};
 
-/// What could not be looked up, because of this.
-type Failure = Option<Arc<StoreError>>;
+/// Why something could not be looked up, if that is known.
+pub(crate) type Failure = Option<Arc<StoreError>>;
+
+/// What an acquire said of the limits and the parent. A lease keeps it that was admitted before they
+/// could be looked up.
+#[derive(Debug)]
+pub(crate) struct Lookup<'a> {
+    limits: Limits<'a>,
+    cascade: Option<bool>,
+    stored: bool,
+}
+
+impl Lookup<'_> {
+    /// An acquire of the same, for nothing.
+    pub(crate) fn acquire<'b>(
+        &'b self,
+        admission: Admission<'b>,
+        entity_id: &'b str,
+        resource: &'b str,
+    ) -> Acquire<'b> {
+        Acquire {
+            admission,
+            entity_id,
+            resource,
+            limits: &self.limits,
+            consume: smallvec![],
+            cascade: self.cascade,
+            stored: self.stored,
+        }
+    }
+
+    pub(crate) fn into_owned(self, own: impl Fn(&[Limit]) -> Arc<[Limit]>) -> Lookup<'static> {
+        Lookup {
+            limits: Loan::Shared(own(&self.limits)),
+            cascade: self.cascade,
+            stored: self.stored,
+        }
+    }
+}
 
 impl<'a> Acquire<'a> {
     /// Whether it has to be known who the parent is.
@@ -63,13 +102,22 @@ impl<'a> Acquire<'a> {
         Ok(Ok(targets))
     }
 
+    /// The targets, if the table says by then what they are.
+    pub(crate) async fn targets_by(
+        &self,
+        deadline: time::Instant,
+    ) -> Result<Result<Targets<'a>, Failure>, Error> {
+        let targets = time::timeout_at(deadline, self.targets()).await;
+        targets.unwrap_or(Ok(Err(None)))
+    }
+
     /// The targets, if they are known without asking the table.
     pub(crate) fn known_targets(&self) -> Result<Option<Targets<'a>>, Error> {
         let engine = self.admission.engine;
         let mut parent = None;
         if self.may_cascade() {
             let Some(family) = engine.known_family(self.entity_id) else {
-                return self.unless_open();
+                return Ok(None);
             };
             parent = self.parent_in(&family);
         }
@@ -78,7 +126,7 @@ impl<'a> Acquire<'a> {
             let mut stored = None;
             if self.stored {
                 let Some(known) = engine.known_stored_limits(&self.scopes(id)?) else {
-                    return self.unless_open();
+                    return Ok(None);
                 };
                 stored = known;
             }
@@ -87,29 +135,49 @@ impl<'a> Acquire<'a> {
         Ok(Some(targets))
     }
 
-    /// While the breaker is open nobody waits to know more.
-    fn unless_open(&self) -> Result<Option<Targets<'a>>, Error> {
-        let open = self.admission.engine.breaker.is_open();
-        open.then(|| self.likely_targets()).transpose()
-    }
-
-    /// The targets as far as they are known, for who cannot wait any longer.
-    pub(crate) fn likely_targets(&self) -> Result<Targets<'a>, Error> {
+    /// The targets as far as they are known, old answers included, and whether that is all of them, under
+    /// the limits in force.
+    fn likely_targets(&self) -> Result<(Targets<'a>, bool), Error> {
         let engine = self.admission.engine;
-        let family = engine.known_family(self.entity_id);
+        let family = if self.may_cascade() {
+            engine.last_known_family(self.entity_id)
+        } else {
+            Some(Arc::default())
+        };
+        let mut all_known = family.is_some();
         let parent = family.and_then(|family| self.parent_in(&family));
-        let parent = parent.filter(|_| self.may_cascade());
         let mut targets = Targets::new();
         for id in std::iter::once(self.entity_id).chain(parent.as_deref()) {
-            let stored = self.stored.then(|| self.scopes(id)).transpose()?;
-            let stored = stored.and_then(|scopes| engine.known_stored_limits(&scopes).flatten());
+            let mut stored = None;
+            if self.stored {
+                let known = engine.last_known_stored_limits(&self.scopes(id)?);
+                all_known &= known.is_some();
+                stored = known.flatten();
+            }
             if stored.is_none() && self.limits.is_empty() {
                 let failure = engine.breaker.failure();
                 return Err(engine.unavailable_for(self.entity_id, self.resource, failure));
             }
             targets.push(self.target(id, stored)?);
         }
-        Ok(targets)
+        Ok((targets, all_known))
+    }
+
+    /// The answer when the table could not be asked, or not in time: of what is charged, or for it.
+    pub(crate) fn without_table(&self, failure: Failure) -> Result<Lease<'a>, Error> {
+        let (targets, all_known) = self.likely_targets()?;
+        let mut lease = match self.admission.free(&targets)? {
+            Some(lease) => lease,
+            None => self.admission.fail(&targets, 0, failure)?,
+        };
+        if !all_known {
+            lease.look_up_later(Lookup {
+                limits: Loan::Borrowed(self.limits),
+                cascade: self.cascade,
+                stored: self.stored,
+            });
+        }
+        Ok(lease)
     }
 
     fn target(&self, entity_id: &str, stored: Option<Arc<[Limit]>>) -> Result<Target<'a>, Error> {

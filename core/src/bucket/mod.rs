@@ -91,7 +91,7 @@ impl Drop for Locked<'_> {
             fingerprint: fingerprint(&state.limits),
             ..Filling::default()
         };
-        let withheld = state.closed || state.line.is_some();
+        let withheld = state.closed || state.wait_queue.is_some();
         if let Some(active) = state.active.as_deref_mut() {
             filling.generation = active.kernel.lineage().generation();
             let told = state.hinted || active.kernel.is_writing();
@@ -289,7 +289,7 @@ impl Bucket {
     }
 
     /// What is known about each limit without asking the table, and how long the tokens of
-    /// `request` will take. What others wait for in line is as good as gone.
+    /// `request` will take. What others wait for in the queue is as good as gone.
     #[must_use]
     pub fn knowledge(&self, clock: &Clock, request: &Request<'_>) -> Vec<(Limit, Knowledge)> {
         self.lock().knowledge(now(clock), request)
@@ -312,20 +312,24 @@ impl Bucket {
     }
 }
 
-/// Callers who wait in line.
+/// The queue of waiting callers.
 impl Bucket {
-    /// Somebody begins to wait for what `request` asks for. Until
-    /// [`leave_line`](Self::leave_line), nobody may take that but who holds this ticket or one
-    /// from before ([`Request::with_ticket`]).
-    pub fn join_line(&self, request: &Request<'_>) -> Ticket {
-        self.lock().line.get_or_insert_default().join(request)
+    /// A caller begins to wait for what `request` asks for. Until
+    /// [`leave_queue`](Self::leave_queue), only a holder of this ticket or of one from before may take
+    /// that ([`Request::with_ticket`]).
+    pub fn join_queue(&self, request: &Request<'_>) -> Ticket {
+        self.lock().wait_queue.get_or_insert_default().join(request)
     }
 
-    /// Somebody does not wait any longer.
-    pub fn leave_line(&self, ticket: Ticket) {
+    /// A caller does not wait any longer.
+    pub fn leave_queue(&self, ticket: Ticket) {
         let mut state = self.lock();
-        if state.line.as_mut().is_some_and(|line| !line.leave(ticket)) {
-            state.line = None;
+        if state
+            .wait_queue
+            .as_mut()
+            .is_some_and(|queue| !queue.leave(ticket))
+        {
+            state.wait_queue = None;
         }
     }
 

@@ -6,10 +6,10 @@ use super::active::Active;
 use super::{Paid, Shortage};
 use crate::estimate::Knowledge;
 use crate::kernel::{Lineage, Now};
-use crate::line::Line;
 use crate::local::LocalLevel;
 use crate::renewal::{RenewalSettings, Step};
 use crate::request::{Charges, LIMITS_MAX, Request, fingerprint};
+use crate::wait_queue::WaitQueue;
 use crate::{Limit, MonotonicTime, Share, ValidationError, WallTime};
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct State {
     /// The process shuts down: what is held is given back, and pays for nothing any more.
     pub(super) closed: bool,
     /// The callers who wait. Meanwhile nothing is in the fast balance.
-    pub(super) line: Option<Box<Line>>,
+    pub(super) wait_queue: Option<Box<WaitQueue>>,
 }
 
 impl State {
@@ -35,7 +35,7 @@ impl State {
             lineage: Lineage::default(),
             hinted: false,
             closed: false,
-            line: None,
+            wait_queue: None,
         }
     }
 
@@ -126,13 +126,13 @@ impl State {
 
     /// Tokens of a limit that are claimed by those who come before `request`.
     pub(super) fn ahead_of(&self, request: &Request<'_>, limit: &str) -> u64 {
-        let line = self.line.as_ref();
-        line.map_or(0, |line| line.claimed_before(request.ticket(), limit))
+        let queue = self.wait_queue.as_ref();
+        queue.map_or(0, |queue| queue.claimed_before(request.ticket(), limit))
     }
 
     /// What has to be there for `charges` to be paid: they, and what comes before them.
     pub(super) fn needed(&self, request: &Request<'_>, charges: &Charges) -> Charges {
-        if self.line.is_none() {
+        if self.wait_queue.is_none() {
             return charges.clone();
         }
         let mut needed = Charges::default();

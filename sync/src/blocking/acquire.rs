@@ -64,8 +64,8 @@ impl<'a> Acquire<'a> {
         strict(strict: bool);
         /// What to answer when the table cannot be reached. Default: as the limiter is set.
         failure_mode(failure_mode: FailureMode);
-        /// How long to wait for tokens, in line. Default: zero.
-        wait_up_to(patience: Duration);
+        /// How long to wait for tokens, in the queue. Default: zero.
+        wait_up_to(wait_limit: Duration);
     }
 
     /// Tokens to consume of the limit called `name`. See [`crate::Acquire::consume`].

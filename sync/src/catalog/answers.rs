@@ -1,4 +1,4 @@
-//! A cache of answers of the table: each is fresh for a while, and loaded by one caller at a time.
+//! A cache of answers of the table: each is fresh for a while, and loaded by one future at a time.
 
 use std::fmt;
 use std::hash::Hash;
@@ -180,7 +180,7 @@ where
                 }
                 before => before.map(|(value, _)| value),
             };
-            // Whoever forgets all from here on means this answer too.
+            // What forgets everything from here on includes this answer.
             let generation = self.generation.load(Ordering::Acquire);
             self.counts.loads.add_one();
             let (value, ttl) = match (load().await, old) {

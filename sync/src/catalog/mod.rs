@@ -1,7 +1,8 @@
 //! What the table says of entities and of stored limits, remembered for a while.
 //!
-//! What is not there is remembered too, and whoever asks for the same at the same time shares one
-//! read. What has become old is asked for anew; if the table cannot be reached, the old answer
+//! What is not there is remembered too, and callers who ask for the same at the same time share one
+//! read. So what is returned here has to be driven by nobody who may stop polling it
+//! (`Engine::load`). What has become old is asked for anew; if the table cannot be reached, the old answer
 //! holds on.
 
 mod answers;
@@ -10,12 +11,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time;
 use zae_limiter_core::Clock;
 
 use self::answers::{Answers, Counts};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreErrorKind};
 use crate::{Entity, Limit, LimitOwner, LimitScope};
 
 /// What an acquire needs to know of an entity.
@@ -46,6 +48,8 @@ pub(crate) struct Catalog {
     families: Answers<String, Arc<Family>>,
     limits: Answers<LimitOwner, Sets>,
     counts: Arc<Counts>,
+    /// How long the table may take to answer.
+    timeout: Duration,
 }
 
 impl Catalog {
@@ -56,7 +60,21 @@ impl Catalog {
             families: Answers::new(ttl(settings.entity_ttl_ms), max, &counts),
             limits: Answers::new(ttl(settings.limits_ttl_ms), max, &counts),
             counts,
+            timeout: ttl(settings.acquire_timeout_ms),
         }
+    }
+
+    /// A read that is given up if the table does not answer: others wait for it.
+    async fn in_time<T>(
+        &self,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let timeout = self.timeout;
+        let read = time::timeout(timeout, read).await;
+        read.unwrap_or_else(|_| {
+            let message = format!("no answer within {timeout:?}");
+            Err(StoreError::new(StoreErrorKind::Unreachable, message))
+        })
     }
 
     /// Adds what has been counted here.
@@ -81,7 +99,7 @@ impl Catalog {
         id: &str,
     ) -> Result<Arc<Family>, Arc<StoreError>> {
         let load = async || {
-            let entity = store.read_entity(id).await?;
+            let entity = self.in_time(store.read_entity(id)).await?;
             Ok(Arc::new(Family::of(id, entity)))
         };
         self.families.get(clock, &id.to_owned(), load).await
@@ -115,7 +133,7 @@ impl Catalog {
         for scope in scopes {
             let owner = scope.owner();
             let load = async || {
-                let sets = store.read_limits(&owner).await?;
+                let sets = self.in_time(store.read_limits(&owner)).await?;
                 let share = |(scope, limits): (LimitScope, Vec<Limit>)| (scope, limits.into());
                 Ok(Arc::new(sets.into_iter().map(share).collect()))
             };

@@ -141,7 +141,7 @@ async fn run(
             answering = !answering;
             engine.table_is(answering);
         }
-        while let Some(bucket) = engine.told() {
+        while let Some(bucket) = engine.next_to_renew() {
             let action = machine.look(&engine.clock, bucket);
             act(&engine, &mut requests, action);
         }

@@ -71,7 +71,7 @@ async fn run(engine: &Engine, payment: &mut Payment) -> Result<(), (usize, NotWr
             NextOfPayment::Write(bucket, write) => {
                 let outcome = engine.write(&bucket, &write).await;
                 if let Some(bucket) = payment.done(clock, outcome) {
-                    engine.tell(&bucket);
+                    engine.needs_renewal(&bucket);
                 }
             }
             NextOfPayment::Pause(attempt) => time::sleep(engine.backoff(attempt)).await,
@@ -146,7 +146,7 @@ async fn make(
             Next::Write(bucket, write) => {
                 let outcome = engine.write(&bucket, &write).await;
                 if payment.done(clock, outcome) {
-                    engine.tell(&bucket);
+                    engine.needs_renewal(&bucket);
                 }
             }
             Next::Pause(attempt) => {

@@ -17,16 +17,16 @@ use zae_limiter::{
 };
 use zae_limiter_tests::{FreshTable, consumed, fresh_table, level};
 
-const ID: &str = "user";
-const RESOURCE: &str = "gpt-4";
+pub(crate) const ID: &str = "user";
+pub(crate) const RESOURCE: &str = "gpt-4";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A table, a limiter on it, and a limit of which next to nothing flows in during a test.
-struct Bench {
-    store: FaultyStore<dyn Store>,
-    limiter: RateLimiter,
-    limits: [Limit; 1],
-    mode: Mode,
+pub(crate) struct Bench {
+    pub(crate) store: FaultyStore<dyn Store>,
+    pub(crate) limiter: RateLimiter,
+    pub(crate) limits: [Limit; 1],
+    pub(crate) mode: Mode,
     /// Is deleted when this is dropped.
     _table: Option<FreshTable>,
 }
@@ -58,13 +58,13 @@ impl Bench {
         }
     }
 
-    fn acquire(&self, tokens: u64) -> Acquire<'_> {
+    pub(crate) fn acquire(&self, tokens: u64) -> Acquire<'_> {
         let acquire = self.limiter.acquire(ID, RESOURCE).limits(&self.limits);
         acquire.consume("tokens", tokens)
     }
 
     /// Acquires of one token until one is refused.
-    async fn admitted(&self) -> u64 {
+    pub(crate) async fn admitted(&self) -> u64 {
         let mut admitted = 0;
         while self.acquire(1).await.is_ok() {
             admitted += 1;
@@ -88,7 +88,7 @@ impl Bench {
     }
 
     /// What the table holds, and has been told of, when everything has been given back.
-    async fn afterwards(&self) -> (i64, i64) {
+    pub(crate) async fn afterwards(&self) -> (i64, i64) {
         self.limiter.shutdown(DEADLINE).await;
         let level = level(&self.store, ID, RESOURCE, &self.limits[0]).await;
         (level, consumed(&self.store, ID, RESOURCE, "tokens").await)
@@ -96,7 +96,7 @@ impl Bench {
 }
 
 /// What nobody waits for ends some time: tries until it is admitted.
-async fn soon<'a, F>(acquire: impl Fn() -> F) -> Lease<'a>
+pub(crate) async fn soon<'a, F>(acquire: impl Fn() -> F) -> Lease<'a>
 where
     F: Future<Output = Result<Lease<'a>, Error>>,
 {
@@ -110,7 +110,7 @@ where
     }
 }
 
-async fn everywhere(burst: u64, scenario: impl AsyncFn(&Bench)) {
+pub(crate) async fn everywhere(burst: u64, scenario: impl AsyncFn(&Bench)) {
     for on_a_table in [false, true] {
         for mode in [Mode::leased(), Mode::Strict] {
             scenario(&Bench::of(mode, on_a_table, burst).await).await;
@@ -253,7 +253,7 @@ async fn degraded(bench: &Bench, mode: FailureMode, tokens: u64, count: usize) -
 }
 
 #[tokio::test]
-async fn what_nobody_paid_is_never_credited() {
+async fn unpaid_tokens_are_never_credited() {
     let all = Share::new(1.0).expect("a share");
     for failure_mode in [FailureMode::Open, FailureMode::Local(all)] {
         everywhere(1_000, async |bench| {

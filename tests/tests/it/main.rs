@@ -12,6 +12,7 @@ mod closing;
 mod conformance;
 mod corrections;
 mod data;
+mod degraded;
 mod dynamodb;
 mod fake_service;
 mod layout;

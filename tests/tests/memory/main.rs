@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
+mod lookups;
 mod queue;
 mod refusals;
 mod run;

@@ -57,7 +57,7 @@ impl Fixture {
         self.acquire(id, consume).await.unwrap().commit();
     }
 
-    /// Somebody who waits for an hour, and has begun to.
+    /// An acquire that has begun to wait, for an hour.
     async fn waits<'a>(&self, acquire: Acquire<'a>) -> std::pin::Pin<Box<AcquireFuture<'a>>> {
         let mut waiting = Box::pin(acquire.wait_up_to(HOUR).into_future());
         let begun = timeout(Duration::from_millis(300), &mut waiting).await;

@@ -86,7 +86,7 @@
 //! | a clock is set right, and what it said before still holds | `bucket::a_clock_that_was_set_right_ends_a_refusal` |
 //! | a correction upwards whose debt is only noted is given back as stock | `corrections::correction_upwards_that_is_rolled_back_is_no_stock`, `corrections::correction_upwards_that_is_corrected_again_is_no_stock` |
 //! | a cancelled correction or rollback is made twice, or not at all | `corrections::correction_that_is_cancelled_counts_once`, `corrections::rollback_that_is_cancelled_is_finished`, `corrections::run_that_fails_and_is_cancelled_gives_back` |
-//! | the payer of a lease is overwritten, and what nobody paid is credited | `corrections::what_nobody_paid_is_never_credited`, `corrections::streaming_on_a_degraded_lease_does_not_fill_the_bucket` |
+//! | the payer of a lease is overwritten, and what nobody paid is credited | `corrections::unpaid_tokens_are_never_credited`, `corrections::streaming_on_a_degraded_lease_does_not_fill_the_bucket` |
 //! | a TTL is computed from the limits of one write, on an item that has others | `corrections::bucket_is_kept_until_its_slowest_limit_is_full` |
 //! | who waits is demand once more whenever he is woken | `bucket::caller_that_waits_and_is_woken_again_and_again_has_asked_once` |
 //! | what was throttled reserves the refill for half a lease | `simulation::fleets_that_once_were_slow_recover` |

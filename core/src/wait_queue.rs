@@ -1,7 +1,7 @@
-//! What callers who wait in the queue of a bucket want of it: nobody who came later may take that.
+//! What the callers in the queue of a bucket want of it: no later caller may take that.
 //!
-//! Only claims and their order are kept here; who is woken when is up to the embedder. While
-//! somebody waits, the bucket's fast balance stays empty, so that every payment passes the lock and looks.
+//! Only claims and their order are kept here; when a caller is woken is up to the embedder. While
+//! a caller waits, the bucket's fast balance stays empty, so that every payment passes the lock and looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,17 +34,17 @@ impl Claims {
     }
 }
 
-/// The claims of those who wait.
+/// The claims of the waiting callers.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct WaitQueue {
     next: u64,
     waiting: BTreeMap<Ticket, Claims>,
     /// The sum of all of them.
     all: Claims,
 }
 
-impl Line {
-    /// Somebody begins to wait for what `request` asks for.
+impl WaitQueue {
+    /// A caller begins to wait for what `request` asks for.
     pub(crate) fn join(&mut self, request: &Request<'_>) -> Ticket {
         let ticket = Ticket::new(self.next);
         self.next += 1;
@@ -57,7 +57,7 @@ impl Line {
         ticket
     }
 
-    /// Somebody does not wait any longer; whether others do.
+    /// A caller does not wait any longer; whether others do.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
         for (name, tokens) in self.waiting.remove(&ticket).unwrap_or_default().0 {
             self.all.remove(&name, tokens);
@@ -91,17 +91,17 @@ mod tests {
             let ahead = bucket.ahead_of(&request(&[]).with_ticket(ticket));
             (ahead.tokens(0), ahead.tokens(1))
         };
-        let first = bucket.join_line(&request(&[("a", 1), ("b", 0)]));
-        let second = bucket.join_line(&request(&[("a", 10), ("b", 2)]));
-        let third = bucket.join_line(&request(&[("b", 20)]));
+        let first = bucket.join_queue(&request(&[("a", 1), ("b", 0)]));
+        let second = bucket.join_queue(&request(&[("a", 10), ("b", 2)]));
+        let third = bucket.join_queue(&request(&[("b", 20)]));
         assert_eq!(ahead(Some(first)), (0, 0));
         assert_eq!(ahead(Some(second)), (1, 0));
         assert_eq!(ahead(Some(third)), (11, 2));
         assert_eq!(ahead(None), (11, 22));
-        bucket.leave_line(second);
+        bucket.leave_queue(second);
         assert_eq!((ahead(Some(third)), ahead(None)), ((1, 0), (1, 20)));
-        bucket.leave_line(first);
-        bucket.leave_line(third);
+        bucket.leave_queue(first);
+        bucket.leave_queue(third);
         assert_eq!(ahead(None), (0, 0));
     }
 }

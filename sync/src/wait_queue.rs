@@ -1,5 +1,5 @@
-//! Queues of callers who wait for tokens, one per bucket: who came first is served first, and who
-//! came later does not take what those before it are waiting for.
+//! Queues of callers waiting for tokens, one per bucket: first come, first served, and no later caller takes
+//! what earlier ones are waiting for.
 //!
 //! Of callers who want tokens of the same limits, none can be served before the first of them. So
 //! only that one looks for tokens, and the others wait for their turn. Callers who want tokens of
@@ -17,19 +17,19 @@ use zae_limiter_core::{BucketKey, BucketRef, Ticket};
 
 use crate::target::Target;
 
-/// The queues that somebody waits in.
+/// The queues that are not empty.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(parking_lot::Mutex<HashMap<BucketKey, Line>>);
+pub(crate) struct WaitQueues(parking_lot::Mutex<HashMap<BucketKey, WaitQueue>>);
 
 /// The queue of a bucket.
 #[derive(Debug, Default)]
-struct Line {
+struct WaitQueue {
     groups: SmallVec<[Group; 1]>,
-    /// Notified when somebody has left: there may be more for the others.
+    /// Notified when a caller has left: there may be more for the others.
     left: Arc<Notify>,
 }
 
-/// Those in a queue who want tokens of the same limits.
+/// The callers in a queue that want tokens of the same limits.
 #[derive(Debug)]
 struct Group {
     wanted: Wanted,
@@ -50,9 +50,9 @@ fn wanted(targets: &[Target<'_>]) -> Wanted {
     targets.iter().map(wanted).collect()
 }
 
-/// A place in a queue. Whoever drops it leaves, wherever in the queue it was.
+/// A place in a queue, given up when it is dropped, wherever in the queue it is.
 pub(crate) struct Place<'a> {
-    lines: &'a Lines,
+    queues: &'a WaitQueues,
     bucket: BucketRef,
     ticket: Ticket,
     group: Arc<Mutex<()>>,
@@ -68,7 +68,7 @@ enum Turn {
 }
 
 impl Turn {
-    /// Goes to the end of a group, also before the first poll by whoever waits.
+    /// Goes to the end of a group, also before the caller polls.
     fn of(group: &Arc<Mutex<()>>) -> Self {
         let mut turn = Box::pin(group.clone().lock_owned());
         let mut context = Context::from_waker(Waker::noop());
@@ -79,34 +79,34 @@ impl Turn {
     }
 }
 
-impl Lines {
+impl WaitQueues {
     /// Goes to the end of the queue for the first target, with what is wanted of it. The others
     /// are charged as well, but that is not what it waits for yet.
     pub(crate) fn join<'a>(&'a self, targets: &mut [Target<'_>]) -> Place<'a> {
         let wanted = wanted(targets);
         let target = &mut targets[0];
         let bucket = target.bucket.clone();
-        let mut lines = self.0.lock();
-        let ticket = bucket.join_line(&target.request());
+        let mut queues = self.0.lock();
+        let ticket = bucket.join_queue(&target.request());
         target.ticket = Some(ticket);
-        let line = lines.entry(bucket.key().clone()).or_default();
-        let at = line.groups.iter().position(|group| group.wanted == wanted);
+        let queue = queues.entry(bucket.key().clone()).or_default();
+        let at = queue.groups.iter().position(|group| group.wanted == wanted);
         let at = at.unwrap_or_else(|| {
-            line.groups.push(Group {
+            queue.groups.push(Group {
                 wanted,
                 waiting: 0,
                 turn: Arc::default(),
             });
-            line.groups.len() - 1
+            queue.groups.len() - 1
         });
-        line.groups[at].waiting += 1;
+        queue.groups[at].waiting += 1;
         Place {
-            lines: self,
+            queues: self,
             bucket,
             ticket,
-            group: line.groups[at].turn.clone(),
-            left: line.left.clone(),
-            turn: Turn::of(&line.groups[at].turn),
+            group: queue.groups[at].turn.clone(),
+            left: queue.left.clone(),
+            turn: Turn::of(&queue.groups[at].turn),
         }
     }
 
@@ -117,7 +117,7 @@ impl Lines {
 }
 
 impl Place<'_> {
-    /// Waits to be the first of those who want tokens of the same limits.
+    /// Waits to be the first of its group.
     pub(crate) async fn turn(&mut self) {
         if let Turn::Waiting(turn) = &mut self.turn {
             let guard = turn.await;
@@ -125,7 +125,7 @@ impl Place<'_> {
         }
     }
 
-    /// Notified when somebody has left the queue.
+    /// Notified when a caller has left the queue.
     pub(crate) fn left(&self) -> Notified<'_> {
         self.left.notified()
     }
@@ -133,22 +133,22 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.bucket.leave_line(self.ticket);
+        self.bucket.leave_queue(self.ticket);
         self.turn = Turn::GivenUp;
         self.left.notify_waiters();
-        let mut lines = self.lines.0.lock();
-        let Some(line) = lines.get_mut(self.bucket.key()) else {
+        let mut queues = self.queues.0.lock();
+        let Some(queue) = queues.get_mut(self.bucket.key()) else {
             return;
         };
-        let mut groups = line.groups.iter();
+        let mut groups = queue.groups.iter();
         if let Some(at) = groups.position(|group| Arc::ptr_eq(&group.turn, &self.group)) {
-            line.groups[at].waiting -= 1;
-            if line.groups[at].waiting == 0 {
-                line.groups.swap_remove(at);
+            queue.groups[at].waiting -= 1;
+            if queue.groups[at].waiting == 0 {
+                queue.groups.swap_remove(at);
             }
         }
-        if line.groups.is_empty() {
-            lines.remove(self.bucket.key());
+        if queue.groups.is_empty() {
+            queues.remove(self.bucket.key());
         }
     }
 }
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_come_first_served_and_an_empty_line_is_forgotten() {
-        let (lines, bucket) = (Lines::default(), bucket());
+    async fn first_come_first_served_and_an_empty_queue_is_forgotten() {
+        let (queues, bucket) = (WaitQueues::default(), bucket());
         let wants = || target(&bucket, &[("rps", 2)]);
         let claimed = || bucket.ahead_of(&wants().request()).tokens(0);
-        let mut first = lines.join(&mut [wants()]);
+        let mut first = queues.join(&mut [wants()]);
         first.turn().await;
-        let stand = async || lines.join(&mut [wants()]).turn().await;
+        let stand = async || queues.join(&mut [wants()]).turn().await;
         let (mut second, mut third) = (Box::pin(stand()), Box::pin(stand()));
         assert!(is_pending(&mut second) && is_pending(&mut third));
         assert_eq!(claimed(), 6);
@@ -192,18 +192,18 @@ mod tests {
         drop(second); // gives up its place
         assert_eq!(claimed(), 2);
         third.await;
-        assert_eq!((lines.len(), claimed()), (0, 0));
+        assert_eq!((queues.len(), claimed()), (0, 0));
     }
 
     #[tokio::test]
     async fn callers_who_want_other_limits_do_not_wait_for_each_other() {
-        let (lines, bucket) = (Lines::default(), bucket());
+        let (queues, bucket) = (WaitQueues::default(), bucket());
         let mut both = [target(&bucket, &[("rps", 2), ("tps", 3)])];
         let mut other_order = [target(&bucket, &[("tps", 1), ("rps", 1)])];
         let mut one = [target(&bucket, &[("rps", 1), ("tps", 0)])];
-        let mut first = lines.join(&mut both);
-        let mut same = lines.join(&mut other_order);
-        let mut other = lines.join(&mut one);
+        let mut first = queues.join(&mut both);
+        let mut same = queues.join(&mut other_order);
+        let mut other = queues.join(&mut one);
         first.turn().await;
         assert!(is_pending(&mut Box::pin(same.turn())));
         assert!(!is_pending(&mut Box::pin(other.turn())));
@@ -214,7 +214,7 @@ mod tests {
         drop(same);
         assert!(!one[0].is_behind());
         drop(other);
-        assert_eq!(lines.len(), 0);
+        assert_eq!(queues.len(), 0);
     }
 
     fn is_pending<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> bool {
