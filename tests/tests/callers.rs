@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use zae_limiter::store::MemoryStore;
 use zae_limiter_core::sabotage::Sabotage;
 use zae_limiter_tests::callers;
 
@@ -21,7 +22,11 @@ fn play(seeds: u64) -> Vec<String> {
                 if seed >= seeds || failures.len() > 2 {
                     return failures;
                 }
-                failures.extend(callers::play(seed).err().map(|failure| failure.to_string()));
+                failures.extend(
+                    callers::play(seed, &MemoryStore::new())
+                        .err()
+                        .map(|failure| failure.to_string()),
+                );
             }
         };
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(play)).collect();
@@ -42,7 +47,7 @@ fn no_caller_breaks_a_promise() {
 fn bugs_in_what_is_given_back_are_found() {
     for sabotage in [Sabotage::DebtRefunded, Sabotage::PayerOverwritten] {
         let _planted = sabotage.plant();
-        let found = (0..1_000).find(|seed| callers::play(*seed).is_err());
+        let found = (0..1_000).find(|seed| callers::play(*seed, &MemoryStore::new()).is_err());
         println!("{sabotage:?}: found after {found:?} sequences");
         assert!(
             found.is_some(),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use zae_limiter::store::MemoryStore;
 use zae_limiter_tests::callers::{self, Sequence};
 
 /// Callers who do whatever the public surface lets them do, against a model of what is promised.
@@ -30,7 +31,9 @@ fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(seed) = options.seed {
         println!("{:#?}", Sequence::random(seed));
-        return end(callers::play(seed).err().map(|failure| failure.to_string()));
+        return end(callers::play(seed, &MemoryStore::new())
+            .err()
+            .map(|failure| failure.to_string()));
     }
     let (next, done) = (AtomicU64::new(0), ProgressBar::new(options.sequences));
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} sequences, {eta}") {
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
             if at >= options.sequences || failures.len() >= options.failures {
                 return failures;
             }
-            let failure = callers::play(options.from + at).err();
+            let failure = callers::play(options.from + at, &MemoryStore::new()).err();
             failures.extend(failure.map(|failure| failure.to_string()));
             done.inc(1);
         }

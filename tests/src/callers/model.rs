@@ -1,5 +1,5 @@
-//! The books that are kept beside the callers: what each limit of each entity has admitted, what is consumed
-//! net, and what the table may hold in the end.
+//! The model: what each limit of each entity has admitted, what is consumed net, and so what the table may
+//! hold and has to count in the end.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,47 +19,88 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Of one limit of one entity.
+/// What is known of one limit of one entity.
 #[derive(Debug)]
-struct Account {
+struct LimitRecord {
     bound: WindowBound,
-    /// Consumed of what the table has paid or will, less what was given back.
+    /// What the table has paid or will pay, less what was given back.
     consumed: i64,
-    /// Consumed for which it is not known who has paid.
-    unknown: i64,
 }
 
-/// The books.
+/// What is expected of the limiters.
 #[derive(Debug)]
 pub(super) struct Model {
-    accounts: HashMap<(&'static str, String), Account>,
+    limits: HashMap<(&'static str, String), LimitRecord>,
     allowance: Duration,
     /// Whether every token can be accounted for.
     pub(super) exact: bool,
     /// Whether the bound is that of the limits as they are: they were not changed, nor made anew.
     pub(super) bounded: bool,
-    /// Whether windows are looked at. What is given back counts from when the table has it, which may
-    /// be long after, where time jumps.
+    /// Whether windows are compared. What is given back counts from when the table has it, which may be long
+    /// after where time jumps.
     pub(super) windows: bool,
-    /// By how many tokens a level may be lower than the books: of a block that was returned late a part of
-    /// a token has been displaced by refill.
+    /// By how many tokens a level may be lower than expected: of a block that was returned late a part of a
+    /// token has been displaced by refill.
     pub(super) tolerance: i64,
 }
 
-/// A part of what a lease has of one limit: the last is given back first.
+/// What the table says of a limit in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The tokens that it holds, in debt if negative.
+    pub level: i64,
+    /// The tokens that it has counted as consumed.
+    pub usage: i64,
+}
+
+/// Who pays for a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PaidBy {
+    /// The table does, or a block that it has paid for.
+    Table,
+    /// A failure mode lets it through.
+    Nobody,
+    /// One of the two.
+    Unknown,
+}
+
+/// A part of what a lease has consumed of one limit: the last is given back first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) tokens: u64,
-    /// Whether it was charged afterwards, and never admitted.
-    pub(super) charged: bool,
-    /// Whether the table pays for it; none if that is not known.
-    pub(super) paid: Option<bool>,
+    paid_by: PaidBy,
+    /// Whether the limit was asked; a correction upwards is charged whatever there is.
+    admitted: bool,
+}
+
+impl Piece {
+    pub(super) fn admitted(tokens: u64, paid_by: PaidBy) -> Self {
+        Self {
+            tokens,
+            paid_by,
+            admitted: true,
+        }
+    }
+
+    pub(super) fn charged(tokens: u64, paid_by: PaidBy) -> Self {
+        Self {
+            admitted: false,
+            ..Self::admitted(tokens, paid_by)
+        }
+    }
+
+    /// Takes so many tokens out of it, or as many as there are.
+    pub(super) fn split_off(&mut self, tokens: u64) -> Self {
+        let tokens = self.tokens.min(tokens);
+        self.tokens -= tokens;
+        Self { tokens, ..*self }
+    }
 }
 
 impl Model {
     pub(super) fn new(allowance: Duration) -> Self {
         Self {
-            accounts: HashMap::new(),
+            limits: HashMap::new(),
             allowance,
             exact: true,
             bounded: true,
@@ -68,13 +109,12 @@ impl Model {
         }
     }
 
-    fn account(&mut self, entity: &'static str, limit: &Limit) -> &mut Account {
+    fn limit(&mut self, entity: &'static str, limit: &Limit) -> &mut LimitRecord {
         let allowance = self.allowance;
         let key = (entity, limit.name().to_owned());
-        self.accounts.entry(key).or_insert_with(|| Account {
+        self.limits.entry(key).or_insert_with(|| LimitRecord {
             bound: WindowBound::new(limit.terms(), allowance),
             consumed: 0,
-            unknown: 0,
         })
     }
 
@@ -86,58 +126,53 @@ impl Model {
         at: u64,
         piece: Piece,
     ) -> Result<(), Broken> {
-        let bounded = self.bounded && self.windows;
-        let account = self.account(entity, limit);
-        let tokens = piece.tokens.cast_signed();
-        match piece.paid {
-            Some(true) => account.consumed += tokens,
-            Some(false) => {}
-            None => account.unknown += tokens,
+        if piece.paid_by != PaidBy::Table {
+            return Ok(());
         }
-        if piece.paid == Some(true) && !piece.charged {
-            account.bound.admit(at, piece.tokens);
-            if bounded && !account.bound.holds() {
-                let by = account.bound.broken_by();
-                return Err(Broken(format!(
-                    "the bound of {} of {entity} is broken by {by:.3} tokens",
-                    limit.name()
-                )));
-            }
+        let bounded = self.bounded && self.windows;
+        let record = self.limit(entity, limit);
+        record.consumed += piece.tokens.cast_signed();
+        if !piece.admitted {
+            return Ok(());
+        }
+        record.bound.admit(at, piece.tokens);
+        if bounded && !record.bound.holds() {
+            let by = record.bound.broken_by();
+            return Err(Broken(format!(
+                "the bound of {} of {entity} is broken by {by:.3} tokens",
+                limit.name()
+            )));
         }
         Ok(())
     }
 
-    /// It was given back.
+    /// A piece was given back.
     pub(super) fn give_back(&mut self, entity: &'static str, limit: &Limit, piece: Piece) {
-        let account = self.account(entity, limit);
-        let tokens = piece.tokens.cast_signed();
-        match piece.paid {
-            Some(true) => account.consumed -= tokens,
-            Some(false) => {}
-            None => account.unknown -= tokens,
+        if piece.paid_by != PaidBy::Table {
+            return;
         }
-        if piece.paid == Some(true) && !piece.charged {
-            account.bound.give_back(piece.tokens);
+        let record = self.limit(entity, limit);
+        record.consumed -= piece.tokens.cast_signed();
+        if piece.admitted {
+            record.bound.give_back(piece.tokens);
         }
     }
 
-    /// What the table holds, and has counted, when everybody has gone home, so long after the beginning.
+    /// All leases are kept and all processes shut down, so long after the beginning.
     pub(super) fn finish(
         &mut self,
         entity: &'static str,
         limit: &Limit,
         elapsed: Duration,
-        level: i64,
-        counted: i64,
+        counted: Counted,
     ) -> Result<(), Broken> {
         let (exact, bounded, tolerance) = (self.exact, self.bounded, self.tolerance);
-        let account = self.account(entity, limit);
+        let Counted { level, usage } = counted;
+        let consumed = self.limit(entity, limit).consumed;
         let burst = limit.burst_tokens().cast_signed();
-        // Nothing flows in but refill; what nobody is known to have paid may have been paid.
+        // Nothing flows in but refill. What is not known to be paid may have been paid.
         let refilled = limit.terms().tokens_in(elapsed).cast_signed();
-        let most = (burst - account.consumed)
-            .saturating_add(refilled)
-            .min(burst);
+        let most = (burst - consumed).saturating_add(refilled).min(burst);
         let what = format!("{} of {entity}", limit.name());
         if bounded && level > most {
             return Err(Broken(format!(
@@ -147,11 +182,8 @@ impl Model {
         if exact && refilled == 0 && level + tolerance < most {
             return Err(Broken(format!("{what}: the level is {level}, not {most}")));
         }
-        if exact && counted != account.consumed {
-            let consumed = account.consumed;
-            return Err(Broken(format!(
-                "{what}: usage is {counted}, not {consumed}"
-            )));
+        if exact && usage != consumed {
+            return Err(Broken(format!("{what}: usage is {usage}, not {consumed}")));
         }
         Ok(())
     }
