@@ -6,9 +6,11 @@
 //! limiters go together, so a seed has one history, on every [`Table`]. A sequence that breaks a promise is
 //! shrunk to the fewest operations that still break one.
 
+mod batch;
 mod calls;
 mod draw;
 mod drop_after;
+mod dynamodb;
 mod events;
 mod lease;
 mod model;
@@ -22,7 +24,9 @@ mod world;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use self::batch::Batch;
 pub use self::drop_after::DropAfter;
+pub use self::dynamodb::DynamoDbTable;
 pub use self::model::{Broken, Counted};
 pub use self::operation::{AcquireCall, End, Event, Operation};
 pub use self::outcome::Outcome;
