@@ -32,11 +32,14 @@ pub enum Sabotage {
     PayerOverwritten,
     /// The table keeps a bucket until the limits are full that a write charges.
     KeptForOneWrite,
+    /// A lease knows of a credit only when the table has answered: if the caller goes away before, the same
+    /// tokens are credited again.
+    CancelledCreditRepeated,
 }
 
 impl Sabotage {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
+    /// Those in this crate, which the simulation finds.
+    pub const IN_CORE: [Self; 13] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -75,7 +78,9 @@ mod planted {
             Planted(())
         }
 
-        pub(crate) fn is_planted(self) -> bool {
+        /// Whether it is planted in this thread.
+        #[must_use]
+        pub fn is_planted(self) -> bool {
             PLANTED.get() == Some(self)
         }
     }
@@ -92,8 +97,10 @@ pub use planted::Planted;
 
 #[cfg(not(feature = "sabotage"))]
 impl Sabotage {
+    /// Whether it is planted: never.
     #[allow(clippy::unused_self)]
-    pub(crate) const fn is_planted(self) -> bool {
+    #[must_use]
+    pub const fn is_planted(self) -> bool {
         false
     }
 }

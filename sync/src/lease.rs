@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
+use zae_limiter_core::sabotage::Sabotage;
 use zae_limiter_core::{BucketRef, Charges, Hit, Payer, Payment, Payments, ValidationError};
 
 use crate::admission::Admission;
@@ -383,11 +384,22 @@ impl<'a> Lease<'a> {
         for part in &mut held.parts {
             // A parent may have other limits.
             if let Ok(slot) = part.slot(name) {
-                let back = part.payments.take_back(slot, tokens);
+                let back = if Sabotage::CancelledCreditRepeated.is_planted() {
+                    part.payments.clone().take_back(slot, tokens)
+                } else {
+                    part.payments.take_back(slot, tokens)
+                };
                 part.give_back(&held.engine, &back, &mut credits);
             }
         }
         ended(strict::credit(&held.engine, credits)).await;
+        if Sabotage::CancelledCreditRepeated.is_planted() {
+            for part in &mut held.parts {
+                let _ = part
+                    .slot(name)
+                    .map(|slot| part.payments.take_back(slot, tokens));
+            }
+        }
         Ok(())
     }
 

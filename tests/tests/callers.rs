@@ -24,7 +24,11 @@ fn no_sequence_of_calls_breaks_a_promise() {
 
 #[test]
 fn planted_bugs_are_found_within_1_000_sequences() {
-    for sabotage in [Sabotage::DebtRefunded, Sabotage::PayerOverwritten] {
+    for sabotage in [
+        Sabotage::DebtRefunded,
+        Sabotage::PayerOverwritten,
+        Sabotage::CancelledCreditRepeated,
+    ] {
         let _planted = sabotage.plant();
         let broken = |seed: &u64| {
             let sequence = Sequence::random(*seed);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -33,6 +34,8 @@ struct Shared {
     client: Client,
     /// Of the connections, in real time.
     runtime: Runtime,
+    /// Where this thread's random numbers go on for the store.
+    chance: AtomicU64,
 }
 
 impl DynamoDbTable {
@@ -53,14 +56,21 @@ impl DynamoDbTable {
             client: client_for(endpoint_url),
             table,
             runtime,
+            chance: AtomicU64::new(fastrand::u64(..)),
         }))
     }
 
     /// Waits for a call in real time, whatever runtime this thread is in.
     fn wait<T>(&self, call: impl Future<Output = T>) -> T {
         let _runtime = self.0.runtime.enter();
+        // What the limiters leave to chance does not depend on what the store does.
+        let limiters = fastrand::get_seed();
+        fastrand::seed(self.0.chance.load(Ordering::Relaxed));
         // The budget of the task that waits does not count: it is not renewed before this returns.
-        pollster::block_on(tokio::task::unconstrained(call))
+        let answer = pollster::block_on(tokio::task::unconstrained(call));
+        self.0.chance.store(fastrand::get_seed(), Ordering::Relaxed);
+        fastrand::seed(limiters);
+        answer
     }
 
     fn store(&self) -> &DynamoDbStore {

@@ -31,10 +31,13 @@ fn sequences_of_calls_keep_all_promises_on_dynamodb_and_end_as_in_memory() {
 }
 
 #[test]
-fn planted_bug_is_found_on_dynamodb() {
-    let _planted = Sabotage::DebtRefunded.plant();
+fn planted_bugs_are_found_on_dynamodb() {
     let table = DynamoDbTable::create(&endpoint());
-    let found = (0..100).find(|seed| callers::run(&Sequence::random(*seed), &table).is_err());
-    println!("found by the sequence of seed {found:?}");
-    assert!(found.is_some());
+    for sabotage in [Sabotage::DebtRefunded, Sabotage::CancelledCreditRepeated] {
+        let _planted = sabotage.plant();
+        let broken = |seed: &u64| callers::run(&Sequence::random(*seed), &table).is_err();
+        let found = (0..200).find(broken);
+        println!("{sabotage:?}: found by the sequence of seed {found:?}");
+        assert!(found.is_some(), "{sabotage:?} was not found");
+    }
 }
