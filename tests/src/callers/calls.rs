@@ -65,9 +65,13 @@ impl World {
             .map(|limit| (limit, call.tokens))
             .collect();
         let lease = match self.try_acquire(call, &consume).await {
-            None => return Ok(()), // nothing was consumed, or it is given back
             Some(Ok(lease)) => lease,
-            Some(Err(error)) => return check_refusal(&error),
+            not_acquired => {
+                for (limit, tokens) in consume {
+                    self.undone(call.cascade, limit, tokens);
+                }
+                return check_refusal(not_acquired.and_then(Result::err));
+            }
         };
         let paid_by = if lease.is_degraded() {
             PaidBy::Nobody
@@ -119,13 +123,10 @@ impl World {
                     let piece = Piece::admitted(tokens, world.payer());
                     world.charge(lease, limit, piece)
                 }
-                Some(Err(error)) => {
+                not_consumed => {
                     world.resolve_pending(lease, limit, 0);
-                    check_refusal(&error)
-                }
-                None => {
-                    world.resolve_pending(lease, limit, 0);
-                    Ok(())
+                    world.undone(lease.cascades, limit, tokens);
+                    check_refusal(not_consumed.and_then(Result::err))
                 }
             }
         })
@@ -192,10 +193,11 @@ impl World {
         let run = AssertUnwindSafe(acquire.run(work)).catch_unwind();
         match drop_after.poll(run).await {
             Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) if error.kind() != ErrorKind::Settings => {
-                return check_refusal(&error);
+            not_run => {
+                self.undone(false, 0, tokens);
+                let error = not_run.and_then(Result::ok).and_then(Result::err);
+                return check_refusal(error.filter(|error| error.kind() != ErrorKind::Settings));
             }
-            _ => return Ok(()), // all of it is given back
         }
         let (consumed, degraded) = (consumed.get(), degraded.get());
         let paid_by = match self.payer() {
@@ -231,8 +233,8 @@ impl World {
 }
 
 /// A refusal names a limit, and never says "at once".
-fn check_refusal(error: &Error) -> Result<(), Broken> {
-    match error.as_exceeded() {
+fn check_refusal(error: Option<Error>) -> Result<(), Broken> {
+    match error.as_ref().and_then(Error::as_exceeded) {
         Some(exceeded) if exceeded.violations().next().is_none() => {
             Err(Broken("a refusal without a limit that refused".to_owned()))
         }

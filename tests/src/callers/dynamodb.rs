@@ -1,6 +1,5 @@
 //! A table in DynamoDB that sequences can be played on.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,6 +75,17 @@ impl DynamoDbTable {
     fn store(&self) -> &DynamoDbStore {
         &self.0.store
     }
+
+    fn delete_bucket(&self, key: &BucketKey) {
+        let (pk, sk) = (
+            schema::entity(key.entity_id()),
+            schema::bucket(key.resource()),
+        );
+        let request = self.0.client.delete_item().table_name(self.0.table.name());
+        let request = request.key(schema::PK, AttributeValue::S(pk));
+        let request = request.key(schema::SK, AttributeValue::S(sk));
+        self.wait(request.send()).expect("a table");
+    }
 }
 
 impl Table for DynamoDbTable {
@@ -88,25 +98,15 @@ impl Table for DynamoDbTable {
         Arc::new(self.clone())
     }
 
-    fn expire(&self, key: &BucketKey, now: WallTime) {
-        let item = self.wait(self.store().read_bucket(key)).expect("a table");
-        if item.is_none_or(|item| item.expires_at_seconds > now.as_secs()) {
-            return;
-        }
-        let string = |value: String| AttributeValue::S(value);
-        let key = HashMap::from([
-            (
-                schema::PK.to_owned(),
-                string(schema::entity(key.entity_id())),
-            ),
-            (
-                schema::SK.to_owned(),
-                string(schema::bucket(key.resource())),
-            ),
-        ]);
-        let request = self.0.client.delete_item();
-        let request = request.table_name(self.0.table.name()).set_key(Some(key));
-        self.wait(request.send()).expect("a table");
+    fn expire(&self, keys: &[BucketKey; 2], now: WallTime) -> [bool; 2] {
+        keys.each_ref().map(|key| {
+            let item = self.wait(self.store().read_bucket(key)).expect("a table");
+            let is_expired = item.is_some_and(|item| item.expires_at_seconds <= now.as_secs());
+            if is_expired {
+                self.delete_bucket(key);
+            }
+            is_expired
+        })
     }
 }
 

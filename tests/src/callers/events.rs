@@ -29,13 +29,13 @@ impl World {
     }
 
     async fn change_limits(&mut self, tenths: u64) {
-        (self.model.exact, self.model.bounded) = (false, false);
         let burst = (self.limits[0].burst_tokens() * tenths / 10).max(1);
         let change = |limit: &Limit| {
             let changed = Limit::custom(limit.name(), burst, burst, limit.refill_period());
             changed.expect("a limit")
         };
         self.limits = self.limits.iter().map(change).collect();
+        self.model.change(&self.limits);
         self.heal();
         self.store_limits().await;
     }
@@ -53,7 +53,7 @@ impl World {
 
     /// The child is made again at once.
     async fn delete_child(&mut self) {
-        (self.model.exact, self.model.bounded) = (false, false);
+        self.model.delete(self.entities[0]);
         self.heal();
         let _ = self.limiters[0].delete_entity(self.entities[0]).await;
         self.create_child().await;
@@ -69,10 +69,14 @@ impl World {
 
     /// Nobody does anything for so long, and the table deletes what need not be kept any longer.
     fn skip(&mut self, time: Duration) {
-        (self.model.exact, self.model.windows) = (false, false);
+        let before = self.now();
         self.manual.advance(time);
-        for key in self.keys() {
-            self.table.inner().expire(&key, self.clock.wall());
+        self.model.skip(before, self.now());
+        let expired = self.table.inner().expire(&self.keys(), self.clock.wall());
+        for (entity, expired) in self.entities.into_iter().zip(expired) {
+            if expired {
+                self.model.forget(entity);
+            }
         }
     }
 

@@ -34,7 +34,7 @@ impl World {
         }
         for limiter in &self.limiters {
             let report = limiter.shutdown(SHUTDOWN_WITHIN).await;
-            if self.model.exact && !report.is_complete() {
+            if self.model.returns_all() && !report.is_complete() {
                 return Err(Broken(format!("not everything was given back: {report:?}")));
             }
         }

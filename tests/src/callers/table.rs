@@ -17,11 +17,12 @@ pub trait Table: Store + Debug {
     /// If the table does not answer.
     fn emptied(&self, entities: &[&str]) -> Arc<dyn Table>;
 
-    /// Deletes the bucket if its TTL has passed, as DynamoDB does some time later.
+    /// Deletes these buckets if their TTL has passed, as DynamoDB does some time later. Says which were there
+    /// and are gone now.
     ///
     /// # Panics
     /// If the table does not answer.
-    fn expire(&self, key: &BucketKey, now: WallTime);
+    fn expire(&self, keys: &[BucketKey; 2], now: WallTime) -> [bool; 2];
 }
 
 impl Table for MemoryStore {
@@ -29,7 +30,10 @@ impl Table for MemoryStore {
         Arc::new(Self::new())
     }
 
-    fn expire(&self, _: &BucketKey, now: WallTime) {
+    fn expire(&self, keys: &[BucketKey; 2], now: WallTime) -> [bool; 2] {
+        let before = self.copy();
         Self::expire(self, now);
+        let is_gone = |key| before.bucket(key).is_some() && self.bucket(key).is_none();
+        keys.each_ref().map(is_gone)
     }
 }

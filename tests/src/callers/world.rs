@@ -89,6 +89,7 @@ impl World {
             let limit = Limit::custom(name, setting.burst, setting.burst, period);
             limit.expect("a limit")
         };
+        let limits: Vec<_> = NAMES[..setting.limits].iter().map(limit).collect();
         let degrades = setting.open && setting.faults != Faults::None;
         let world = Self {
             setting,
@@ -98,9 +99,9 @@ impl World {
             table,
             limiters,
             entities: ENTITIES,
-            limits: NAMES[..setting.limits].iter().map(limit).collect(),
             leases: Vec::new(),
-            model: model(sequence, degrades),
+            model: model(sequence, &limits, degrades),
+            limits,
             ahead: Duration::ZERO,
             degrades,
         };
@@ -167,8 +168,18 @@ impl World {
 
     /// Tells the model that a piece was given back.
     pub(super) fn give_back(&mut self, cascades: bool, limit: usize, piece: Piece) {
+        let now = self.now();
         for entity in self.charged_entities(cascades) {
-            self.model.give_back(entity, &self.limits[limit], piece);
+            let limit = &self.limits[limit];
+            self.model.give_back(entity, limit, now, piece);
+        }
+    }
+
+    /// Tells the model that what was consumed, if it was, is given back.
+    pub(super) fn undone(&mut self, cascades: bool, limit: usize, tokens: u64) {
+        let now = self.now();
+        for entity in self.charged_entities(cascades) {
+            self.model.undone(entity, &self.limits[limit], now, tokens);
         }
     }
 }
@@ -192,7 +203,7 @@ fn settings(setting: &Setting, strict: bool) -> Settings {
     }
 }
 
-fn model(sequence: &Sequence, degrades: bool) -> Model {
+fn model(sequence: &Sequence, limits: &[Limit], degrades: bool) -> Model {
     let setting = &sequence.setting;
     let lease_ttl = Duration::from_millis(if sequence.is_strict() {
         0
@@ -200,9 +211,12 @@ fn model(sequence: &Sequence, degrades: bool) -> Model {
         OPTIONS.lease_ttl_ms
     });
     let skew = sequence.clocks_set_by();
-    let mut model = Model::new(lease_ttl + WRITES_TAKE + skew);
     // Clocks that go back take some refill away.
-    model.exact = setting.faults != Faults::Any && skew.is_zero() && !degrades;
-    model.tolerance = i64::from(setting.faults != Faults::None);
-    model
+    let certain = skew.is_zero() && !degrades;
+    Model::new(
+        limits,
+        lease_ttl + WRITES_TAKE + skew,
+        setting.faults,
+        certain,
+    )
 }

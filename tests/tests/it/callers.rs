@@ -10,7 +10,7 @@ use zae_limiter_tests::endpoint;
 fn sequences_of_calls_keep_all_promises_on_dynamodb_and_end_as_in_memory() {
     let endpoint = endpoint();
     let batch = Batch {
-        seeds: 0..300,
+        seeds: 0..200,
         threads: 2,
         failures_max: 3,
     };
