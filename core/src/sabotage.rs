@@ -34,11 +34,14 @@ pub enum Sabotage {
     KeptForOneWrite,
     /// What was debited from an item that is deleted is credited to the one made after it.
     DeletedCredited,
+    /// A lease knows of a credit only when the table has answered: if the caller goes away before, the same
+    /// tokens are credited again.
+    CancelledCreditRepeated,
 }
 
 impl Sabotage {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
+    /// Those in this crate, which the simulation finds.
+    pub const IN_CORE: [Self; 14] = [
         Self::CreditRetried,
         Self::ExpiredSpent,
         Self::ReturnForgotten,
@@ -78,7 +81,9 @@ mod planted {
             Planted(())
         }
 
-        pub(crate) fn is_planted(self) -> bool {
+        /// Whether it is planted in this thread.
+        #[must_use]
+        pub fn is_planted(self) -> bool {
             PLANTED.get() == Some(self)
         }
     }
@@ -95,8 +100,10 @@ pub use planted::Planted;
 
 #[cfg(not(feature = "sabotage"))]
 impl Sabotage {
+    /// Whether it is planted: never.
     #[allow(clippy::unused_self)]
-    pub(crate) const fn is_planted(self) -> bool {
+    #[must_use]
+    pub const fn is_planted(self) -> bool {
         false
     }
 }

@@ -1,26 +1,44 @@
-//! Callers who do whatever the public surface lets them do, drawn from a seed: they correct, give back,
-//! abandon and cancel at any poll, in both modes, with several processes on one table, while the table fails
-//! and time passes. A small model keeps books beside them.
+//! A model-based test of the public surface: callers do whatever it lets them do, drawn from a seed, and a
+//! small model says what is promised.
 //!
-//! Time is simulated: the runtime's and that of the limiters go together, so a seed is one history. What
-//! breaks is shrunk to the fewest operations that still break it.
+//! They acquire, correct, give back, keep, and drop futures at any poll, in both modes, with several processes
+//! on one table, while the table fails and time passes. Time is simulated: the runtime's and that of the
+//! limiters go together, so a seed has one history, on every [`Table`]. A sequence that breaks a promise is
+//! shrunk to the fewest operations that still break one.
 
+mod batch;
+mod calls;
+mod draw;
+mod drop_after;
+mod dynamodb;
+mod events;
+mod lease;
 mod model;
 mod operation;
-mod runner;
+mod outcome;
+mod panics;
+mod sequence;
+mod table;
+mod world;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use self::model::Broken;
-pub use self::operation::{Operation, Sequence};
+pub use self::batch::Batch;
+pub use self::drop_after::DropAfter;
+pub use self::dynamodb::DynamoDbTable;
+pub use self::model::{Broken, Counted};
+pub use self::operation::{AcquireCall, End, Event, Operation};
+pub use self::outcome::Outcome;
+pub use self::sequence::{Faults, Sequence, Setting};
+pub use self::table::Table;
 
 /// How a sequence has broken a promise.
 #[derive(Debug)]
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
-    /// The fewest operations that still break it.
+    /// The fewest operations that still break one.
     pub sequence: Sequence,
     /// What was broken.
     pub broken: Broken,
@@ -44,17 +62,18 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// What it breaks, shrunk.
-pub fn play(seed: u64) -> Result<(), Box<Failure>> {
+pub fn play(seed: u64, table: &dyn Table) -> Result<Outcome, Box<Failure>> {
     let mut sequence = Sequence::random(seed);
-    let Err(mut broken) = run(&sequence) else {
-        return Ok(());
+    let mut broken = match run(&sequence, table) {
+        Ok(outcome) => return Ok(outcome),
+        Err(broken) => broken,
     };
     let mut at = sequence.operations.len();
     while at > 0 {
         at -= 1;
         let mut shorter = sequence.clone();
         shorter.operations.remove(at);
-        if let Err(still) = run(&shorter) {
+        if let Err(still) = run(&shorter, table) {
             (sequence, broken) = (shorter, still);
             at = at.min(sequence.operations.len());
         }
@@ -70,8 +89,8 @@ pub fn play(seed: u64) -> Result<(), Box<Failure>> {
 ///
 /// # Errors
 /// What it breaks; a panic breaks it too.
-pub fn run(sequence: &Sequence) -> Result<(), Broken> {
-    let played = catch_unwind(AssertUnwindSafe(|| runner::run(sequence)));
+pub fn run(sequence: &Sequence, table: &dyn Table) -> Result<Outcome, Broken> {
+    let played = catch_unwind(AssertUnwindSafe(|| world::run(sequence, table)));
     played.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

@@ -64,6 +64,7 @@ pub fn random_table_name(prefix: &str) -> String {
 #[derive(Debug)]
 pub struct FreshTable {
     store: DynamoDbStore,
+    endpoint: String,
 }
 
 /// Creates an empty table with a random name that begins with "ZAEL-" and `prefix`.
@@ -71,18 +72,25 @@ pub struct FreshTable {
 /// # Panics
 /// If it cannot be created.
 pub async fn fresh_table(prefix: &str) -> FreshTable {
-    let store = DynamoDbStore::new(patient_client(), random_table_name(prefix));
-    store
-        .create_table()
-        .await
-        .expect("the table should be created");
-    FreshTable { store }
+    fresh_table_at(&endpoint(), prefix).await
+}
+
+/// The same at the service at `url`.
+///
+/// # Panics
+/// If it cannot be created.
+pub async fn fresh_table_at(url: &str, prefix: &str) -> FreshTable {
+    let store = DynamoDbStore::new(patient_client(url), random_table_name(prefix));
+    let created = store.create_table().await;
+    created.expect("the table should be created");
+    let endpoint = url.to_owned();
+    FreshTable { store, endpoint }
 }
 
 /// An emulator on a busy machine is slow; a test of slowness has clients of its own.
-fn patient_client() -> Client {
+fn patient_client(url: &str) -> Client {
     let patience = TimeoutConfig::builder().operation_timeout(Duration::from_secs(60));
-    let config = config_for(&endpoint()).timeout_config(patience.build());
+    let config = config_for(url).timeout_config(patience.build());
     Client::from_conf(config.build())
 }
 
@@ -96,7 +104,7 @@ impl FreshTable {
     /// The table, with connections that nobody else uses: for another runtime.
     #[must_use]
     pub fn store_of_its_own(&self) -> DynamoDbStore {
-        DynamoDbStore::new(patient_client(), self.name())
+        DynamoDbStore::new(patient_client(&self.endpoint), self.name())
     }
 
     /// Its name.
@@ -108,11 +116,11 @@ impl FreshTable {
 
 impl Drop for FreshTable {
     fn drop(&mut self) {
-        let name = self.name().to_owned();
+        let (name, endpoint) = (self.name().to_owned(), self.endpoint.clone());
         // A client and a runtime of their own: the test's may be gone, or wait for this.
         let deleted = thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            let store = DynamoDbStore::new(client_for(&endpoint()), name);
+            let store = DynamoDbStore::new(client_for(&endpoint), name);
             let deleted = runtime.map(|runtime| runtime.block_on(store.delete_table()));
             deleted.expect("a runtime should start")
         });

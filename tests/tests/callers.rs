@@ -1,52 +1,41 @@
-//! Callers who do whatever the public surface lets them do, in simulated time, against a small model of what
-//! is promised. Needs no endpoint.
+//! Sequences of calls of the public surface against a model of what is promised, in simulated time. Needs no
+//! endpoint; `it` plays some of them on DynamoDB.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-
+use zae_limiter::store::MemoryStore;
 use zae_limiter_core::sabotage::Sabotage;
-use zae_limiter_tests::callers;
-
-const THREADS: usize = 2;
-
-/// Plays the sequences of all seeds; the first failures.
-fn play(seeds: u64) -> Vec<String> {
-    let next = AtomicU64::new(0);
-    let (next, mut failures) = (&next, Vec::new());
-    thread::scope(|scope| {
-        let play = || {
-            let mut failures = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds || failures.len() > 2 {
-                    return failures;
-                }
-                failures.extend(callers::play(seed).err().map(|failure| failure.to_string()));
-            }
-        };
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(play)).collect();
-        for thread in threads {
-            failures.extend(thread.join().expect("it plays"));
-        }
-    });
-    failures
-}
+use zae_limiter_tests::callers::{self, Batch, Sequence};
 
 #[test]
-fn no_caller_breaks_a_promise() {
-    let failures = play(10_000);
+fn no_sequence_of_calls_breaks_a_promise() {
+    let batch = Batch {
+        seeds: 0..10_000,
+        threads: 2,
+        failures_max: 3,
+    };
+    let failures = batch.play(
+        || Box::new(MemoryStore::new()),
+        |seed, table| {
+            let played = callers::play(seed, table);
+            played.map(drop).map_err(|failure| failure.to_string())
+        },
+    );
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
 #[test]
-fn bugs_in_what_is_given_back_are_found() {
-    for sabotage in [Sabotage::DebtRefunded, Sabotage::PayerOverwritten] {
+fn planted_bugs_are_found_within_1_000_sequences() {
+    for sabotage in [
+        Sabotage::DebtRefunded,
+        Sabotage::PayerOverwritten,
+        Sabotage::CancelledCreditRepeated,
+    ] {
         let _planted = sabotage.plant();
-        let found = (0..1_000).find(|seed| callers::play(*seed).is_err());
-        println!("{sabotage:?}: found after {found:?} sequences");
-        assert!(
-            found.is_some(),
-            "{sabotage:?} was not found in 1,000 sequences"
-        );
+        let broken = |seed: &u64| {
+            let sequence = Sequence::random(*seed);
+            callers::run(&sequence, &MemoryStore::new()).is_err()
+        };
+        let found = (0..1_000).find(broken);
+        println!("{sabotage:?}: found by the sequence of seed {found:?}");
+        assert!(found.is_some(), "{sabotage:?} was not found");
     }
 }

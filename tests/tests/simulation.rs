@@ -134,7 +134,7 @@ fn every_planted_bug_is_found() {
     };
     thread::scope(|scope| {
         let searches =
-            Sabotage::ALL.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
+            Sabotage::IN_CORE.map(|sabotage| (sabotage, scope.spawn(move || find(sabotage))));
         for (sabotage, search) in searches {
             let found = search.join().expect("a search should end");
             let Some((seeds, violation)) = found else {

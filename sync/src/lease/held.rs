@@ -8,6 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use zae_limiter_core::sabotage::Sabotage;
 use zae_limiter_core::{BucketRef, Charges, Payer, Payment, Payments, ValidationError};
 
 use super::Part;
@@ -310,11 +311,22 @@ impl<'a> Held<'a> {
                 left.push((part.bucket.clone(), tokens));
                 left.len() - 1
             });
-            let back = part.payments.take_back(slot, left[at].1);
+            let back = if Sabotage::CancelledCreditRepeated.is_planted() {
+                part.payments.clone().take_back(slot, left[at].1)
+            } else {
+                part.payments.take_back(slot, left[at].1)
+            };
             left[at].1 -= back.iter().map(|p| p.charges.tokens(slot)).sum::<u64>();
             part.give_back(&self.engine, &back, &mut credits);
         }
         super::afterwards::ended(strict::credit(&self.engine, credits)).await;
+        if Sabotage::CancelledCreditRepeated.is_planted() {
+            for part in &mut self.parts {
+                if let Ok(slot) = part.slot(name) {
+                    let _ = part.payments.take_back(slot, tokens);
+                }
+            }
+        }
         Ok(())
     }
 

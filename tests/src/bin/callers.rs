@@ -1,15 +1,15 @@
-//! Plays many sequences of what callers do with the public surface, or one again.
+//! Plays sequences of calls of the public surface against a model of what is promised, in memory or on DynamoDB.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use zae_limiter_tests::callers::{self, Sequence};
+use zae_limiter::store::MemoryStore;
+use zae_limiter_tests::callers::{self, Batch, DynamoDbTable, Sequence, Table};
 
-/// Callers who do whatever the public surface lets them do, against a model of what is promised.
+/// Plays sequences of calls of the public surface against a model of what is promised.
 #[derive(Parser)]
 struct Options {
     /// The first seed.
@@ -18,52 +18,71 @@ struct Options {
     /// How many sequences.
     #[arg(long, default_value_t = 10_000)]
     sequences: u64,
-    /// One sequence: what it does, and what it breaks.
+    /// One sequence: what it does, how it ends, and what it breaks.
     #[arg(long)]
     seed: Option<u64>,
     /// How many failures end it.
     #[arg(long, default_value_t = 5)]
     failures: usize,
+    /// Play on DynamoDB at this endpoint, in tables of its own. In memory if none.
+    #[arg(long)]
+    endpoint_url: Option<String>,
+    /// How many sequences are played at once; one per processor if none.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+impl Options {
+    /// A table for one thread.
+    fn table(&self) -> Box<dyn Table> {
+        match &self.endpoint_url {
+            Some(url) => Box::new(DynamoDbTable::create(url)),
+            None => Box::new(MemoryStore::new()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(seed) = options.seed {
         println!("{:#?}", Sequence::random(seed));
-        return end(callers::play(seed).err().map(|failure| failure.to_string()));
+        return match callers::play(seed, &*options.table()) {
+            Ok(outcome) => {
+                println!("{outcome:#?}");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => end([failure.to_string()]),
+        };
     }
-    let (next, done) = (AtomicU64::new(0), ProgressBar::new(options.sequences));
+    let done = ProgressBar::new(options.sequences);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} sequences, {eta}") {
         done.set_style(style);
     }
     let began = Instant::now();
-    let play = || {
-        let mut failures = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= options.sequences || failures.len() >= options.failures {
-                return failures;
-            }
-            let failure = callers::play(options.from + at).err();
-            failures.extend(failure.map(|failure| failure.to_string()));
-            done.inc(1);
-        }
+    let batch = Batch {
+        seeds: options.from..options.from + options.sequences,
+        threads: options.threads.unwrap_or_else(processors),
+        failures_max: options.failures,
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let failures: Vec<String> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(play)).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .flat_map(|failures| failures.expect("it plays"))
-            .collect()
-    });
-    let played = next.into_inner().min(options.sequences);
+    let failures = batch.play(
+        || options.table(),
+        |seed, table| {
+            let played = callers::play(seed, table);
+            done.inc(1);
+            played.map(drop).map_err(|failure| failure.to_string())
+        },
+    );
+    let played = done.position();
     let per_second = played as f64 / began.elapsed().as_secs_f64();
     println!(
         "{played} sequences, {per_second:.0} per second, {} broken",
         failures.len()
     );
     end(failures)
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn end(failures: impl IntoIterator<Item = String>) -> ExitCode {

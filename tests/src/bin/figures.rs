@@ -128,7 +128,7 @@ fn planted() -> Vec<Row> {
         let met = measured.starts_with("found");
         row(&format!("planted: {sabotage:?}"), "found", measured, met)
     };
-    Sabotage::ALL.map(search).into()
+    Sabotage::IN_CORE.map(search).into()
 }
 
 fn overload() -> Result<Row, zae_limiter::ValidationError> {

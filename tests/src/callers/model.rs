@@ -1,13 +1,17 @@
-//! The books that are kept beside the callers: what each limit of each entity has admitted, what is consumed
-//! net, and what the table may hold in the end.
+//! The model: what each limit of each entity has admitted, what is consumed net, and so what the table may
+//! hold and has to count in the end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
 use zae_limiter::Limit;
 
+use super::sequence::Faults;
 use crate::fleet::WindowBound;
+
+/// Within which time a table that does not fail has what was given back: a few renewals.
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A promise that was broken, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,63 +23,163 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Of one limit of one entity.
+/// What is known of one limit of one entity.
 #[derive(Debug)]
-struct Account {
+struct LimitRecord {
     bound: WindowBound,
-    /// Consumed of what the table has paid or will, less what was given back.
+    /// What the table has paid or will pay, less what was given back.
     consumed: i64,
-    /// Consumed for which it is not known who has paid.
-    unknown: i64,
+    /// What was given back, and when.
+    given_back: Vec<(u64, u64)>,
 }
 
-/// The books.
+/// What is expected of the limiters.
 #[derive(Debug)]
 pub(super) struct Model {
-    accounts: HashMap<(&'static str, String), Account>,
+    limits: HashMap<(&'static str, String), LimitRecord>,
+    /// Of each name the limit with the most tokens that was in force.
+    largest: Vec<Limit>,
+    /// What is added to every window.
     allowance: Duration,
+    /// Within which time the table has what was given back; none if that may take any time.
+    reported_within: Option<Duration>,
     /// Whether every token can be accounted for.
-    pub(super) exact: bool,
-    /// Whether the bound is that of the limits as they are: they were not changed, nor made anew.
-    pub(super) bounded: bool,
-    /// Whether windows are looked at. What is given back counts from when the table has it, which may
-    /// be long after, where time jumps.
-    pub(super) windows: bool,
-    /// By how many tokens a level may be lower than the books: of a block that was returned late a part of
-    /// a token has been displaced by refill.
-    pub(super) tolerance: i64,
+    exact: bool,
+    /// By how many tokens a level may be lower than expected: of a block that was returned late a part of a
+    /// token has been displaced by refill.
+    tolerance: i64,
+    /// Whether limits were changed. A level is cut to the burst then, and leases go on under the limits of before.
+    changed: bool,
+    /// The entities that were deleted, with leases of theirs under way.
+    deleted: HashSet<&'static str>,
+    /// The entities whose bucket has begun to count anew.
+    counted_anew: HashSet<&'static str>,
 }
 
-/// A part of what a lease has of one limit: the last is given back first.
+/// What the table says of a limit in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The tokens that it holds, in debt if negative.
+    pub level: i64,
+    /// The tokens that it has counted as consumed.
+    pub usage: i64,
+}
+
+/// Who pays for a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PaidBy {
+    /// The table does, or a block that it has paid for.
+    Table,
+    /// A failure mode lets it through.
+    Nobody,
+    /// One of the two.
+    Unknown,
+}
+
+/// A part of what a lease has consumed of one limit: the last is given back first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) tokens: u64,
-    /// Whether it was charged afterwards, and never admitted.
-    pub(super) charged: bool,
-    /// Whether the table pays for it; none if that is not known.
-    pub(super) paid: Option<bool>,
+    paid_by: PaidBy,
+    /// Whether the limit was asked; a correction upwards is charged whatever there is.
+    admitted: bool,
 }
 
-impl Model {
-    pub(super) fn new(allowance: Duration) -> Self {
+impl Piece {
+    pub(super) fn admitted(tokens: u64, paid_by: PaidBy) -> Self {
         Self {
-            accounts: HashMap::new(),
-            allowance,
-            exact: true,
-            bounded: true,
-            windows: true,
-            tolerance: 0,
+            tokens,
+            paid_by,
+            admitted: true,
         }
     }
 
-    fn account(&mut self, entity: &'static str, limit: &Limit) -> &mut Account {
+    pub(super) fn charged(tokens: u64, paid_by: PaidBy) -> Self {
+        Self {
+            admitted: false,
+            ..Self::admitted(tokens, paid_by)
+        }
+    }
+
+    /// Takes so many tokens out of it, or as many as there are.
+    pub(super) fn split_off(&mut self, tokens: u64) -> Self {
+        let tokens = self.tokens.min(tokens);
+        self.tokens -= tokens;
+        Self { tokens, ..*self }
+    }
+}
+
+impl Model {
+    /// `certain` says whether it is known of each call and write what has become of it.
+    pub(super) fn new(
+        limits: &[Limit],
+        allowance: Duration,
+        faults: Faults,
+        certain: bool,
+    ) -> Self {
+        Self {
+            limits: HashMap::new(),
+            largest: limits.to_vec(),
+            allowance,
+            reported_within: (faults == Faults::None).then_some(REPORTED_WITHIN),
+            exact: faults != Faults::Any && certain,
+            tolerance: i64::from(faults != Faults::None),
+            changed: false,
+            deleted: HashSet::new(),
+            counted_anew: HashSet::new(),
+        }
+    }
+
+    fn limit(&mut self, entity: &'static str, limit: &Limit) -> &mut LimitRecord {
         let allowance = self.allowance;
         let key = (entity, limit.name().to_owned());
-        self.accounts.entry(key).or_insert_with(|| Account {
+        self.limits.entry(key).or_insert_with(|| LimitRecord {
             bound: WindowBound::new(limit.terms(), allowance),
             consumed: 0,
-            unknown: 0,
+            given_back: Vec::new(),
         })
+    }
+
+    /// These limits, of the same names, are in force from now on.
+    pub(super) fn change(&mut self, limits: &[Limit]) {
+        self.changed = true;
+        for (largest, limit) in self.largest.iter_mut().zip(limits) {
+            if limit.burst_tokens() > largest.burst_tokens() {
+                *largest = limit.clone();
+            }
+        }
+    }
+
+    /// The entity was deleted, and made again.
+    pub(super) fn delete(&mut self, entity: &'static str) {
+        self.deleted.insert(entity);
+        self.counted_anew.insert(entity);
+    }
+
+    /// The table has forgotten the bucket of an entity.
+    pub(super) fn forget(&mut self, entity: &'static str) {
+        self.counted_anew.insert(entity);
+    }
+
+    /// The time is `to` at once, after `from`.
+    pub(super) fn skip(&mut self, from: u64, to: u64) {
+        let late_since = self
+            .reported_within
+            .map_or(0, |within| from.saturating_sub(nanos(within)));
+        let late_until = self
+            .reported_within
+            .map_or(u64::MAX, |within| to.saturating_add(nanos(within)));
+        self.tolerance = 1;
+        for record in self.limits.values_mut() {
+            let late = record.given_back.iter().filter(|(at, _)| *at >= late_since);
+            let late = late.map(|(_, tokens)| tokens).sum();
+            record.bound.give_back_late(to, late, late_until);
+        }
+    }
+
+    /// Whether all processes should be able to give back all that they have.
+    pub(super) fn returns_all(&self) -> bool {
+        self.exact && !self.changed && self.deleted.is_empty()
     }
 
     /// A piece was charged at a time, in nanoseconds.
@@ -86,73 +190,82 @@ impl Model {
         at: u64,
         piece: Piece,
     ) -> Result<(), Broken> {
-        let bounded = self.bounded && self.windows;
-        let account = self.account(entity, limit);
-        let tokens = piece.tokens.cast_signed();
-        match piece.paid {
-            Some(true) => account.consumed += tokens,
-            Some(false) => {}
-            None => account.unknown += tokens,
+        if piece.paid_by != PaidBy::Table {
+            return Ok(());
         }
-        if piece.paid == Some(true) && !piece.charged {
-            account.bound.admit(at, piece.tokens);
-            if bounded && !account.bound.holds() {
-                let by = account.bound.broken_by();
-                return Err(Broken(format!(
-                    "the bound of {} of {entity} is broken by {by:.3} tokens",
-                    limit.name()
-                )));
-            }
+        let bounded = !self.changed && !self.deleted.contains(entity);
+        let record = self.limit(entity, limit);
+        record.consumed += piece.tokens.cast_signed();
+        if !piece.admitted {
+            return Ok(());
+        }
+        record.bound.admit(at, piece.tokens);
+        if bounded && !record.bound.holds() {
+            let by = record.bound.broken_by();
+            return Err(Broken(format!(
+                "the bound of {} of {entity} is broken by {by:.3} tokens",
+                limit.name()
+            )));
         }
         Ok(())
     }
 
-    /// It was given back.
-    pub(super) fn give_back(&mut self, entity: &'static str, limit: &Limit, piece: Piece) {
-        let account = self.account(entity, limit);
-        let tokens = piece.tokens.cast_signed();
-        match piece.paid {
-            Some(true) => account.consumed -= tokens,
-            Some(false) => {}
-            None => account.unknown -= tokens,
+    /// A piece was given back.
+    pub(super) fn give_back(&mut self, entity: &'static str, limit: &Limit, at: u64, piece: Piece) {
+        if piece.paid_by != PaidBy::Table {
+            return;
         }
-        if piece.paid == Some(true) && !piece.charged {
-            account.bound.give_back(piece.tokens);
+        let record = self.limit(entity, limit);
+        record.consumed -= piece.tokens.cast_signed();
+        if piece.admitted {
+            record.bound.give_back(piece.tokens);
+            record.given_back.push((at, piece.tokens));
         }
     }
 
-    /// What the table holds, and has counted, when everybody has gone home, so long after the beginning.
+    /// An acquire was given up, or its work failed: if it had consumed these tokens, they were given back.
+    pub(super) fn undone(&mut self, entity: &'static str, limit: &Limit, at: u64, tokens: u64) {
+        let record = self.limit(entity, limit);
+        record.given_back.push((at, tokens));
+    }
+
+    /// All leases are kept and all processes shut down, so long after the beginning.
     pub(super) fn finish(
         &mut self,
         entity: &'static str,
         limit: &Limit,
         elapsed: Duration,
-        level: i64,
-        counted: i64,
+        counted: Counted,
     ) -> Result<(), Broken> {
-        let (exact, bounded, tolerance) = (self.exact, self.bounded, self.tolerance);
-        let account = self.account(entity, limit);
-        let burst = limit.burst_tokens().cast_signed();
-        // Nothing flows in but refill; what nobody is known to have paid may have been paid.
-        let refilled = limit.terms().tokens_in(elapsed).cast_signed();
-        let most = (burst - account.consumed)
-            .saturating_add(refilled)
-            .min(burst);
+        let deleted = self.deleted.contains(entity);
+        let level_exact = self.exact && !self.changed && !deleted;
+        let usage_exact = self.exact && !self.counted_anew.contains(entity);
+        let Counted { level, usage } = counted;
+        let consumed = self.limit(entity, limit).consumed;
+        let mut largest = self.largest.iter();
+        let largest = largest
+            .find(|largest| largest.name() == limit.name())
+            .unwrap_or(limit);
+        // Nothing flows in but refill. What is not known to be paid may have been paid.
+        let refilled = largest.terms().tokens_in(elapsed).cast_signed();
+        let most = (largest.burst_tokens().cast_signed() - consumed).saturating_add(refilled);
+        let most = most.min(limit.burst_tokens().cast_signed());
         let what = format!("{} of {entity}", limit.name());
-        if bounded && level > most {
+        if !deleted && level > most {
             return Err(Broken(format!(
                 "{what}: the level is {level}, more than {most}"
             )));
         }
-        if exact && refilled == 0 && level + tolerance < most {
+        if level_exact && refilled == 0 && level + self.tolerance < most {
             return Err(Broken(format!("{what}: the level is {level}, not {most}")));
         }
-        if exact && counted != account.consumed {
-            let consumed = account.consumed;
-            return Err(Broken(format!(
-                "{what}: usage is {counted}, not {consumed}"
-            )));
+        if usage_exact && usage != consumed {
+            return Err(Broken(format!("{what}: usage is {usage}, not {consumed}")));
         }
         Ok(())
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -118,6 +118,15 @@ impl WindowBound {
         self.admitted -= i128::from(tokens) * self.token;
     }
 
+    /// Of what was given back before, the table gets so many tokens only after this, until some time: a
+    /// window that begins in between may begin with as much more.
+    pub fn give_back_late(&mut self, at: u64, tokens: u64, until: u64) {
+        self.flow_until(at);
+        let more = i128::from(tokens) * self.token;
+        let until = self.before.map_or(until, |(_, before)| until.max(before));
+        self.before = Some((self.start_now() + more, until));
+    }
+
     /// Every window may be longer by `late` than by what was said before: a debit was made that
     /// counts from the moment at which it was asked for, that long ago.
     pub fn loosen(&mut self, at: u64, late: u64) {

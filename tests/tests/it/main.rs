@@ -5,6 +5,7 @@
 mod acceptance;
 mod bad_input;
 mod blocking;
+mod callers;
 mod capacity;
 mod cascade;
 mod catalog;
