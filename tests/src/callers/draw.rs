@@ -142,21 +142,25 @@ impl Draw {
         outage
     }
 
-    /// A lease goes into debt with one limit and consumes of another; then a process stands still with a block in
+    /// A lease goes into debt with one limit, and another is acquired; then a process stands still with a block in
     /// hand, and goes on with the block first and the bucket next.
     fn standstill(&mut self, setting: &Setting) -> Vec<Operation> {
         let process = self.0.usize(..setting.processes);
         let limit = self.0.usize(..setting.limits);
         let (burst, few) = (setting.burst, setting.burst.div_ceil(20));
         let debt = self.0.i64(0..=burst.cast_signed() * 50);
+        // A limit is full again then, unless it is in debt.
+        let full_in = u32::try_from(setting.period / 86_400 * 2 + 1).unwrap_or(u32::MAX);
         let never = DropAfter(None);
         let mut operations = vec![
             acquire_first(process, few, Some(false)),
             Operation::Adjust(0, limit, debt, never),
             Operation::Event(Event::Pass(1_100)),
-            Operation::Consume(0, 0, self.one_of(&[0, few]), never),
+            acquire_first(process, few, self.one_of(&[Some(true), Some(false)])),
             Operation::Event(Event::Pass(self.one_of(&[30, 1_100]))),
-            Operation::Event(Event::SkipDays(self.one_of(&[1, 8, 40, 400]))),
+            Operation::Event(Event::SkipDays(
+                self.one_of(&[1, 8, 40, 400, full_in, full_in]),
+            )),
         ];
         let again = self.0.usize(1..4);
         operations.extend((0..again).map(|_| acquire_first(process, few, Some(false))));
