@@ -28,6 +28,7 @@ fn planted_bugs_are_found_within_1_000_sequences() {
         Sabotage::DebtRefunded,
         Sabotage::PayerOverwritten,
         Sabotage::CancelledCreditRepeated,
+        Sabotage::ExpiredSpent,
     ] {
         let _planted = sabotage.plant();
         let broken = |seed: &u64| {

@@ -23,6 +23,9 @@ impl Sequence {
             let at = draw.0.usize(..operations.len());
             operations.splice(at..at, draw.outage(&setting));
         }
+        if draw.0.u32(..8) == 0 {
+            operations.splice(0..0, draw.standstill(&setting));
+        }
         Self {
             setting,
             operations,
@@ -119,17 +122,7 @@ impl Draw {
     /// leases go on.
     fn outage(&mut self, setting: &Setting) -> Vec<Operation> {
         let process = self.0.usize(..setting.processes);
-        let acquire = |tokens, strict| {
-            Operation::Acquire(AcquireCall {
-                process,
-                named: 1,
-                tokens,
-                cascade: false,
-                strict,
-                handle: false,
-                drop_after: DropAfter(None),
-            })
-        };
+        let acquire = |tokens, strict| acquire_first(process, tokens, strict);
         let burst = setting.burst;
         let mut outage = vec![
             acquire(burst - burst / 10, None),
@@ -147,6 +140,32 @@ impl Draw {
             });
         }
         outage
+    }
+
+    /// A lease goes into debt with one limit, and another is acquired; then a process stands still with a block in
+    /// hand, and goes on with the block first and the bucket next.
+    fn standstill(&mut self, setting: &Setting) -> Vec<Operation> {
+        let process = self.0.usize(..setting.processes);
+        let limit = self.0.usize(..setting.limits);
+        let (burst, few) = (setting.burst, setting.burst.div_ceil(20));
+        let debt = self.0.i64(0..=burst.cast_signed() * 50);
+        // A limit is full again then, unless it is in debt.
+        let full_in = u32::try_from(setting.period / 86_400 * 2 + 1).unwrap_or(u32::MAX);
+        let never = DropAfter(None);
+        let mut operations = vec![
+            acquire_first(process, few, Some(false)),
+            Operation::Adjust(0, limit, debt, never),
+            Operation::Event(Event::Pass(1_100)),
+            acquire_first(process, few, self.one_of(&[Some(true), Some(false)])),
+            Operation::Event(Event::Pass(self.one_of(&[30, 1_100]))),
+            Operation::Event(Event::SkipDays(
+                self.one_of(&[1, 8, 40, 400, full_in, full_in]),
+            )),
+        ];
+        let again = self.0.usize(1..4);
+        operations.extend((0..again).map(|_| acquire_first(process, few, Some(false))));
+        operations.push(acquire_first(process, burst, Some(true)));
+        operations
     }
 
     fn fault(&mut self, setting: &Setting) -> Event {
@@ -169,4 +188,17 @@ impl Draw {
             Faults::Any => Event::Fail(self.one_of(&lossy)),
         }
     }
+}
+
+/// An acquire of tokens of the first limit.
+fn acquire_first(process: usize, tokens: u64, strict: Option<bool>) -> Operation {
+    Operation::Acquire(AcquireCall {
+        process,
+        named: 1,
+        tokens,
+        cascade: false,
+        strict,
+        handle: false,
+        drop_after: DropAfter(None),
+    })
 }

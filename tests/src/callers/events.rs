@@ -72,6 +72,12 @@ impl World {
         let before = self.now();
         self.manual.advance(time);
         self.model.skip(before, self.now());
+        for lease in &mut self.leases {
+            lease
+                .pieces
+                .iter_mut()
+                .for_each(|(_, piece)| piece.refill());
+        }
         let expired = self.table.inner().expire(&self.keys(), self.clock.wall());
         for (entity, expired) in self.entities.into_iter().zip(expired) {
             if expired {

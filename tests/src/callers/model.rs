@@ -83,6 +83,8 @@ pub(super) struct Piece {
     paid_by: PaidBy,
     /// Whether the limit was asked; a correction upwards is charged whatever there is.
     admitted: bool,
+    /// Whether days have passed since: the bucket may have been full again in between.
+    refilled: bool,
 }
 
 impl Piece {
@@ -91,6 +93,7 @@ impl Piece {
             tokens,
             paid_by,
             admitted: true,
+            refilled: false,
         }
     }
 
@@ -99,6 +102,11 @@ impl Piece {
             admitted: false,
             ..Self::admitted(tokens, paid_by)
         }
+    }
+
+    /// Days have passed.
+    pub(super) fn refill(&mut self) {
+        self.refilled = true;
     }
 
     /// Takes so many tokens out of it, or as many as there are.
@@ -163,17 +171,16 @@ impl Model {
 
     /// The time is `to` at once, after `from`.
     pub(super) fn skip(&mut self, from: u64, to: u64) {
-        let late_since = self
-            .reported_within
-            .map_or(0, |within| from.saturating_sub(nanos(within)));
-        let late_until = self
-            .reported_within
-            .map_or(u64::MAX, |within| to.saturating_add(nanos(within)));
+        let (since, until) = (
+            self.reported_within
+                .map_or(0, |within| from.saturating_sub(nanos(within))),
+            self.reported_by(to),
+        );
         self.tolerance = 1;
         for record in self.limits.values_mut() {
-            let late = record.given_back.iter().filter(|(at, _)| *at >= late_since);
+            let late = record.given_back.iter().filter(|(at, _)| *at >= since);
             let late = late.map(|(_, tokens)| tokens).sum();
-            record.bound.give_back_late(to, late, late_until);
+            record.bound.give_back_late(to, late, until);
         }
     }
 
@@ -212,15 +219,26 @@ impl Model {
 
     /// A piece was given back.
     pub(super) fn give_back(&mut self, entity: &'static str, limit: &Limit, at: u64, piece: Piece) {
-        if piece.paid_by != PaidBy::Table {
-            return;
-        }
+        let until = self.reported_by(at);
+        let is_paid = piece.paid_by == PaidBy::Table;
         let record = self.limit(entity, limit);
-        record.consumed -= piece.tokens.cast_signed();
-        if piece.admitted {
+        if is_paid {
+            record.consumed -= piece.tokens.cast_signed();
+        }
+        // What was refilled meanwhile and comes back now can be admitted, whatever it was consumed for.
+        if piece.refilled || (is_paid && piece.admitted) {
             record.bound.give_back(piece.tokens);
             record.given_back.push((at, piece.tokens));
         }
+        if piece.refilled {
+            record.bound.give_back_late(at, piece.tokens, until);
+        }
+    }
+
+    /// When the table has what is given back now.
+    fn reported_by(&self, at: u64) -> u64 {
+        let within = self.reported_within.map_or(u64::MAX, nanos);
+        at.saturating_add(within)
     }
 
     /// An acquire was given up, or its work failed: if it had consumed these tokens, they were given back.
