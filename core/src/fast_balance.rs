@@ -8,12 +8,12 @@
 //! processor's second-level cache, ten thousand buckets do not.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::Tick;
+use crate::sabotage::Misordering;
+use crate::sync::{AtomicU32, AtomicU64, Mutex};
 
 /// How many limits have a counter.
 pub(crate) const COUNTERS: usize = 2;
@@ -73,10 +73,11 @@ impl FastBalance {
         // Read before the tokens: if a new block comes in between, a refund goes to the table.
         let generation = self.generation.load(Ordering::Relaxed);
         let mut tokens = self.tokens.load(Ordering::Acquire);
-        if self.fingerprint.load(Ordering::Relaxed) != fingerprint {
-            return None;
-        }
+        let mut known = self.fingerprint.load(Ordering::Relaxed);
         loop {
+            if known != fingerprint {
+                return None;
+            }
             if tick.0 >= self.expires.load(Ordering::Relaxed) {
                 return None;
             }
@@ -87,20 +88,37 @@ impl FastBalance {
                 .compare_exchange_weak(tokens, left, success, failure)
             {
                 Ok(_) => {
+                    let generation = if Misordering::GenerationReadLast.is_planted() {
+                        self.generation.load(Ordering::Relaxed)
+                    } else {
+                        generation
+                    };
                     let low_water = self.low_water.load(Ordering::Relaxed);
                     return Some(Payment {
                         generation,
                         low: subtract(left, low_water).is_none(),
                     });
                 }
-                Err(found) => tokens = found,
+                // It may have been filled under other limits meanwhile.
+                Err(found) => {
+                    tokens = found;
+                    if !Misordering::FingerprintCheckedOnce.is_planted() {
+                        known = self.fingerprint.load(Ordering::Relaxed);
+                    }
+                }
             }
         }
     }
 
     /// Takes out all there is. Only for the holder of the bucket's lock.
     pub(crate) fn empty(&self) -> [u64; COUNTERS] {
-        let tokens = self.tokens.swap(0, Ordering::Acquire);
+        let tokens = if Misordering::EmptiedInTwoSteps.is_planted() {
+            let tokens = self.tokens.load(Ordering::Acquire);
+            self.tokens.store(0, Ordering::Release);
+            tokens
+        } else {
+            self.tokens.swap(0, Ordering::Acquire)
+        };
         [tokens & COUNTER_MAX, tokens >> COUNTER_BITS & COUNTER_MAX]
     }
 
@@ -111,11 +129,17 @@ impl FastBalance {
         self.generation.store(filling.generation, relaxed);
         self.expires.store(filling.expires.0, relaxed);
         self.fingerprint.store(filling.fingerprint, relaxed);
-        self.tokens.store(pack(filling.tokens), Ordering::Release);
+        let release = if Misordering::TokensNotReleased.is_planted() {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.tokens.store(pack(filling.tokens), release);
     }
 }
 
-const CHUNK: usize = 256;
+// Models begin with a new chunk at every try.
+const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// Balances side by side, and where their places go when they are free again.
 #[derive(Debug)]

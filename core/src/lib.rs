@@ -7,6 +7,8 @@ mod bucket;
 mod cache;
 mod error;
 mod fast_balance;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod kernel;
 mod key;
 mod knowledge;
@@ -22,6 +24,7 @@ pub mod renewal;
 mod request;
 pub mod sabotage;
 pub mod schema;
+mod sync;
 mod time;
 pub mod usage;
 
