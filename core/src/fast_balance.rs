@@ -17,12 +17,12 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex};
 
 /// How many limits have a counter.
 pub(crate) const COUNTERS: usize = 2;
-/// The width of a counter. Its highest bit stays clear: a borrow into it shows that the counter did
-/// not suffice.
+/// The width of a counter, with the two bits above it. The lower one stays clear: a borrow into it shows
+/// that the counter did not suffice. The upper one belongs to the tag.
 pub(crate) const COUNTER_BITS: u32 = 32;
-/// The most tokens in a counter; twice as many still keep clear of the highest bit.
+/// The most tokens in a counter.
 pub(crate) const COUNTER_MAX: u64 = (1 << (COUNTER_BITS - 2)) - 1;
-const GUARDS: u64 = 1 << 31 | 1 << 63;
+const GUARDS: u64 = 1 << 30 | 1 << 62;
 
 /// See the module. The tokens are written with `Release` after all else, and read with
 /// `Acquire` before all else but the generation.
@@ -34,6 +34,9 @@ pub(crate) struct FastBalance {
     expires: AtomicU64,
     fingerprint: AtomicU64,
     generation: AtomicU32,
+    /// Counts the changes of the fingerprint. Its lowest bits tag the tokens: a compare-and-swap fails if the
+    /// fingerprint was another when they were read, even if there are as many.
+    fingerprints: AtomicU32,
 }
 
 /// What a balance is filled with.
@@ -58,7 +61,13 @@ fn pack(counters: [u64; COUNTERS]) -> u64 {
     counters[0].min(COUNTER_MAX) | counters[1].min(COUNTER_MAX) << COUNTER_BITS
 }
 
-/// `a - b` counter by counter; none if a counter would go below zero.
+/// The tag above the counters.
+fn tag(fingerprints: u32) -> u64 {
+    let fingerprints = u64::from(fingerprints);
+    (fingerprints & 1) << 31 | (fingerprints >> 1 & 1) << 63
+}
+
+/// `a - b` counter by counter, with the tag of `a`; none if a counter would go below zero.
 #[inline(always)]
 fn subtract(a: u64, b: u64) -> Option<u64> {
     let left = (a | GUARDS).wrapping_sub(b);
@@ -125,6 +134,11 @@ impl FastBalance {
     /// Fills an empty balance. Only for the holder of the bucket's lock.
     pub(crate) fn fill(&self, filling: &Filling) {
         let relaxed = Ordering::Relaxed;
+        let mut fingerprints = self.fingerprints.load(relaxed);
+        if self.fingerprint.load(relaxed) != filling.fingerprint {
+            fingerprints = fingerprints.wrapping_add(1);
+            self.fingerprints.store(fingerprints, relaxed);
+        }
         self.low_water.store(pack(filling.low_water), relaxed);
         self.generation.store(filling.generation, relaxed);
         self.expires.store(filling.expires.0, relaxed);
@@ -134,7 +148,7 @@ impl FastBalance {
         } else {
             Ordering::Release
         };
-        self.tokens.store(pack(filling.tokens), release);
+        self.tokens.store(pack(filling.tokens) | tag(fingerprints), release);
     }
 }
 

@@ -120,7 +120,7 @@ fn payer(tokens: u64, fingerprint: u64, tick: u64) -> Payer {
 }
 
 fn refill() {
-    explore("pay against refill", None, || {
+    explore("pay against refill", Some(2), || {
         let blocks = [block(3, OLD, 1, 10), block(3, OLD, 2, 20)];
         pay_while_filling(&blocks, &[payer(1, OLD, 5), payer(2, OLD, 5)])
     });
@@ -128,13 +128,13 @@ fn refill() {
 
 fn expiry() {
     explore("pay against expiry", None, || {
-        let blocks = [block(3, OLD, 1, 10), block(2, OLD, 2, 20), block(3, OLD, 3, 5)];
+        let blocks = [block(3, OLD, 1, 10), block(2, OLD, 2, 20), block(3, OLD, 3, 20)];
         pay_while_filling(&blocks, &[payer(1, OLD, 15)])
     });
 }
 
 fn limit_change() {
-    explore("pay against limit change", None, || {
+    explore("pay against limit change", Some(2), || {
         let blocks = [block(3, OLD, 1, 10), block(2, NEW, 2, 20)];
         pay_while_filling(&blocks, &[payer(1, OLD, 5), payer(2, NEW, 5)])
     });
