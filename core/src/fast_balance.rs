@@ -148,7 +148,8 @@ impl FastBalance {
         } else {
             Ordering::Release
         };
-        self.tokens.store(pack(filling.tokens) | tag(fingerprints), release);
+        self.tokens
+            .store(pack(filling.tokens) | tag(fingerprints), release);
     }
 }
 
