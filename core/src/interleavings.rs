@@ -6,6 +6,8 @@
 //!
 //! loom watches the atomics and the lock in `sync.rs`. It does not watch reference counts and the clock.
 
+#![allow(clippy::unwrap_used)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
