@@ -8,21 +8,21 @@
 //! processor's second-level cache, ten thousand buckets do not.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::Tick;
+use crate::sabotage::Misordering;
+use crate::sync::{AtomicU32, AtomicU64, Mutex};
 
 /// How many limits have a counter.
 pub(crate) const COUNTERS: usize = 2;
-/// The width of a counter. Its highest bit stays clear: a borrow into it shows that the counter did
-/// not suffice.
+/// The width of a counter, with the two bits above it. The lower one stays clear: a borrow into it shows
+/// that the counter did not suffice. The upper one belongs to the tag.
 pub(crate) const COUNTER_BITS: u32 = 32;
-/// The most tokens in a counter; twice as many still keep clear of the highest bit.
+/// The most tokens in a counter.
 pub(crate) const COUNTER_MAX: u64 = (1 << (COUNTER_BITS - 2)) - 1;
-const GUARDS: u64 = 1 << 31 | 1 << 63;
+const GUARDS: u64 = 1 << 30 | 1 << 62;
 
 /// See the module. The tokens are written with `Release` after all else, and read with
 /// `Acquire` before all else but the generation.
@@ -34,6 +34,9 @@ pub(crate) struct FastBalance {
     expires: AtomicU64,
     fingerprint: AtomicU64,
     generation: AtomicU32,
+    /// Counts the changes of the fingerprint. Its lowest bits tag the tokens: a compare-and-swap fails if the
+    /// fingerprint was another when they were read, even if there are as many.
+    fingerprints: AtomicU32,
 }
 
 /// What a balance is filled with.
@@ -58,7 +61,13 @@ fn pack(counters: [u64; COUNTERS]) -> u64 {
     counters[0].min(COUNTER_MAX) | counters[1].min(COUNTER_MAX) << COUNTER_BITS
 }
 
-/// `a - b` counter by counter; none if a counter would go below zero.
+/// The tag above the counters.
+fn tag(fingerprints: u32) -> u64 {
+    let fingerprints = u64::from(fingerprints);
+    (fingerprints & 1) << 31 | (fingerprints >> 1 & 1) << 63
+}
+
+/// `a - b` counter by counter, with the tag of `a`; none if a counter would go below zero.
 #[inline(always)]
 fn subtract(a: u64, b: u64) -> Option<u64> {
     let left = (a | GUARDS).wrapping_sub(b);
@@ -73,10 +82,11 @@ impl FastBalance {
         // Read before the tokens: if a new block comes in between, a refund goes to the table.
         let generation = self.generation.load(Ordering::Relaxed);
         let mut tokens = self.tokens.load(Ordering::Acquire);
-        if self.fingerprint.load(Ordering::Relaxed) != fingerprint {
-            return None;
-        }
+        let mut known = self.fingerprint.load(Ordering::Relaxed);
         loop {
+            if known != fingerprint {
+                return None;
+            }
             if tick.0 >= self.expires.load(Ordering::Relaxed) {
                 return None;
             }
@@ -87,35 +97,64 @@ impl FastBalance {
                 .compare_exchange_weak(tokens, left, success, failure)
             {
                 Ok(_) => {
+                    let generation = if Misordering::GenerationReadLast.is_planted() {
+                        self.generation.load(Ordering::Relaxed)
+                    } else {
+                        generation
+                    };
                     let low_water = self.low_water.load(Ordering::Relaxed);
                     return Some(Payment {
                         generation,
                         low: subtract(left, low_water).is_none(),
                     });
                 }
-                Err(found) => tokens = found,
+                // It may have been filled under other limits meanwhile.
+                Err(found) => {
+                    tokens = found;
+                    if !Misordering::FingerprintCheckedOnce.is_planted() {
+                        known = self.fingerprint.load(Ordering::Relaxed);
+                    }
+                }
             }
         }
     }
 
     /// Takes out all there is. Only for the holder of the bucket's lock.
     pub(crate) fn empty(&self) -> [u64; COUNTERS] {
-        let tokens = self.tokens.swap(0, Ordering::Acquire);
+        let tokens = if Misordering::EmptiedInTwoSteps.is_planted() {
+            let tokens = self.tokens.load(Ordering::Acquire);
+            self.tokens.store(0, Ordering::Release);
+            tokens
+        } else {
+            self.tokens.swap(0, Ordering::Acquire)
+        };
         [tokens & COUNTER_MAX, tokens >> COUNTER_BITS & COUNTER_MAX]
     }
 
     /// Fills an empty balance. Only for the holder of the bucket's lock.
     pub(crate) fn fill(&self, filling: &Filling) {
         let relaxed = Ordering::Relaxed;
+        let mut fingerprints = self.fingerprints.load(relaxed);
+        if self.fingerprint.load(relaxed) != filling.fingerprint {
+            fingerprints = fingerprints.wrapping_add(1);
+            self.fingerprints.store(fingerprints, relaxed);
+        }
         self.low_water.store(pack(filling.low_water), relaxed);
         self.generation.store(filling.generation, relaxed);
         self.expires.store(filling.expires.0, relaxed);
         self.fingerprint.store(filling.fingerprint, relaxed);
-        self.tokens.store(pack(filling.tokens), Ordering::Release);
+        let release = if Misordering::TokensNotReleased.is_planted() {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.tokens
+            .store(pack(filling.tokens) | tag(fingerprints), release);
     }
 }
 
-const CHUNK: usize = 256;
+// Models begin with a new chunk at every try.
+const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// Balances side by side, and where their places go when they are free again.
 #[derive(Debug)]

@@ -8,6 +8,8 @@ mod cache;
 mod error;
 pub mod estimate;
 mod fast_balance;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod kernel;
 mod key;
 mod limit;
@@ -21,6 +23,7 @@ pub mod renewal;
 mod request;
 pub mod sabotage;
 pub mod schema;
+mod sync;
 mod time;
 pub mod usage;
 mod wait_queue;

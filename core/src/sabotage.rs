@@ -1,7 +1,8 @@
-//! Bugs that are planted on purpose, so that the simulation can show that it would find them.
+//! Bugs that are planted on purpose, so that the simulation can show that it would find them, and the
+//! models of interleavings as well.
 //!
-//! Without the feature `sabotage`, which only the tests turn on, there are none, and asking costs
-//! nothing. A bug is planted for the current thread.
+//! Without the feature `sabotage` or `--cfg loom`, which only the tests turn on, there are none, and asking
+//! costs nothing. A bug is planted for the current thread.
 
 /// A bug that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +105,51 @@ impl Sabotage {
     #[allow(clippy::unused_self)]
     #[must_use]
     pub const fn is_planted(self) -> bool {
+        false
+    }
+}
+
+/// A bug in the order in which threads do things, for the models in `interleavings.rs` to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Misordering {
+    /// Tokens can be seen before what is written with them.
+    TokensNotReleased,
+    /// The generation is read after the payment.
+    GenerationReadLast,
+    /// A balance is read first and emptied then.
+    EmptiedInTwoSteps,
+    /// The fingerprint is not checked again when a compare-and-swap fails.
+    FingerprintCheckedOnce,
+}
+
+#[cfg(loom)]
+mod misordered {
+    use std::cell::Cell;
+
+    use super::Misordering;
+
+    thread_local! {
+        // All threads of a model share one thread of the system.
+        static PLANTED: Cell<Option<Misordering>> = const { Cell::new(None) };
+    }
+
+    impl Misordering {
+        /// Plants the bug in all models that this thread runs from now on, or none.
+        #[cfg(test)]
+        pub(crate) fn plant(bug: Option<Self>) {
+            PLANTED.set(bug);
+        }
+
+        pub(crate) fn is_planted(self) -> bool {
+            PLANTED.get() == Some(self)
+        }
+    }
+}
+
+#[cfg(not(loom))]
+impl Misordering {
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn is_planted(self) -> bool {
         false
     }
 }

@@ -12,7 +12,6 @@ mod state;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use self::active::Active;
@@ -29,6 +28,7 @@ use crate::policy::DemandReports;
 use crate::renewal::{Outcome, Reason, RenewalSettings, Step, Why};
 use crate::request::{Charges, Request, Ticket, fingerprint};
 use crate::sabotage::Sabotage;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{BucketKey, Clock, Limit, MonotonicTime, Share, ValidationError};
 
 /// A request that was paid from the block.
