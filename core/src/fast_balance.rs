@@ -136,7 +136,8 @@ impl FastBalance {
         let relaxed = Ordering::Relaxed;
         let mut fingerprints = self.fingerprints.load(relaxed);
         if self.fingerprint.load(relaxed) != filling.fingerprint {
-            fingerprints = fingerprints.wrapping_add(1);
+            let change = u32::from(!Misordering::TokensNotTagged.is_planted());
+            fingerprints = fingerprints.wrapping_add(change);
             self.fingerprints.store(fingerprints, relaxed);
         }
         self.low_water.store(pack(filling.low_water), relaxed);

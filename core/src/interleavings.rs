@@ -7,6 +7,7 @@
 //! loom watches the atomics and the lock in `sync.rs`. It does not watch reference counts and the clock.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // it measures how long the models take
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -631,5 +632,9 @@ mod bucket {
             PREEMPTIONS,
             limit_change,
         );
+    }
+    #[test]
+    fn planted_tokens_without_a_tag_are_found() {
+        assert_finds(Misordering::TokensNotTagged, PREEMPTIONS, limit_change);
     }
 }

@@ -120,6 +120,8 @@ pub(crate) enum Misordering {
     EmptiedInTwoSteps,
     /// The fingerprint is not checked again when a compare-and-swap fails.
     FingerprintCheckedOnce,
+    /// Tokens of other limits look the same if there are as many.
+    TokensNotTagged,
 }
 
 #[cfg(loom)]
