@@ -23,8 +23,8 @@ use crate::renewal::{Outcome, RenewalSettings, Step, Why};
 use crate::sabotage::Misordering;
 use crate::sync::AtomicU32;
 use crate::{
-    Ask, BucketKey, BucketRef, Charges, Clock, Limit, ManualClock, Now, Request, Settled, Tick,
-    item, plan,
+    Ask, BucketKey, BucketRef, Charges, Clock, Limit, ManualClock, Now, Payer, Request, Settled,
+    Tick, estimate, item,
 };
 
 /// Explores only interleavings in which at most so many threads are stopped that could go on.
@@ -84,14 +84,14 @@ mod balance {
 
     /// A thread that pays once, from the first limit.
     #[derive(Clone, Copy, Debug)]
-    struct Payer {
+    struct PayingThread {
         tokens: u64,
         fingerprint: u64,
         tick: u64,
     }
 
-    fn payer(tokens: u64, fingerprint: u64, tick: u64) -> Payer {
-        Payer {
+    fn payer(tokens: u64, fingerprint: u64, tick: u64) -> PayingThread {
+        PayingThread {
             tokens,
             fingerprint,
             tick,
@@ -109,10 +109,10 @@ mod balance {
     }
 
     /// Fills a balance with one block after the other. Each payer pays once meanwhile, in a thread of its own.
-    fn pay_while_filling(blocks: &[Filling], payers: &[Payer]) -> Result<(), Violation> {
+    fn pay_while_filling(blocks: &[Filling], payers: &[PayingThread]) -> Result<(), Violation> {
         let balance = Arc::new(FastBalance::default());
         balance.fill(&blocks[0]);
-        let pay = |payer: Payer| {
+        let pay = |payer: PayingThread| {
             let balance = balance.clone();
             thread::spawn(move || balance.pay(Tick(payer.tick), payer.fingerprint, payer.tokens))
         };
@@ -133,7 +133,7 @@ mod balance {
     fn audit(
         blocks: &[Filling],
         left: &[[u64; COUNTERS]],
-        payers: &[Payer],
+        payers: &[PayingThread],
         paid: &[Option<Payment>],
     ) -> Result<(), Violation> {
         let lost =
@@ -375,7 +375,7 @@ mod bucket {
         fn spent(&self) -> i128 {
             let limit = &self.limits[0];
             let (wall, terms) = (self.clock.wall(), limit.terms());
-            let level = plan::level(self.table.as_ref(), wall, limit);
+            let level = estimate::level(self.table.as_ref(), wall, limit);
             let mut spent = i128::from(BURST);
             // Rounded: a few seconds refill a fraction of a token.
             spent -= i128::from(terms.to_tokens(level + terms.token() / 2));
@@ -428,10 +428,10 @@ mod bucket {
             paid.map_or(0, |_| 2)
         }
 
-        fn give_back(&self, generation: Option<u32>, tokens: u64) {
+        fn give_back(&self, payer: Payer, tokens: u64) {
             let charges = Charges::of(0, tokens);
             self.bucket
-                .give_back(&self.clock, generation, &self.limits, &charges);
+                .give_back(&self.clock, payer, &self.limits, &charges);
         }
     }
 
@@ -450,9 +450,9 @@ mod bucket {
     fn give_back() -> Result<(), Violation> {
         let fixture = Fixture::with_block();
         let (payer, returner) = (fixture.caller(), fixture.caller());
-        let generation = returner.take(2);
+        let generation = returner.take(2).unwrap();
         let payer = thread::spawn(move || payer.hit(1) + payer.hit(1));
-        returner.give_back(generation, 2);
+        returner.give_back(Payer::Block(generation), 2);
         drop(returner);
         let paid = payer.join().unwrap();
         fixture.audit(paid)
@@ -464,8 +464,8 @@ mod bucket {
         let caller = fixture.caller();
         let caller = thread::spawn(move || {
             let generation = caller.take(2);
-            if generation.is_some() {
-                caller.give_back(generation, 2);
+            if let Some(generation) = generation {
+                caller.give_back(Payer::Block(generation), 2);
             }
         });
         fixture.renew();
