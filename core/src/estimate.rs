@@ -78,10 +78,11 @@ impl Offer {
         });
         let before = unspent.saturating_add(position.spent);
         let outstanding = |found: &LimitItem| {
+            let out = Outstanding::of(found, now.wall, entry)?;
             Some(OutstandingSeen {
-                out: Outstanding::of(found, now.wall, entry)?,
-                own: entry.map_or(0, |entry| entry.held_of(before)),
+                own: out.own_of(before),
                 level: found.terms.level(found.z, now.wall),
+                out,
             })
         };
         Self {

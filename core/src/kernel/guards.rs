@@ -47,11 +47,6 @@ impl RingEntry {
         self.demand_milli
     }
 
-    /// What was held of that, where so much is given back or was spent since.
-    pub(crate) fn held_of(self, before: u64) -> i64 {
-        self.held.min(tokens(before))
-    }
-
     /// A ring that begins with it, in which others hold so many tokens.
     pub(super) fn first_ring(self, others: i64) -> Ring {
         let mut ring = Ring {
@@ -200,7 +195,8 @@ pub(crate) struct Outstanding {
     /// Granted in this epoch, and in the one before.
     held: i64,
     held_before: i64,
-    /// All but what the process has entered itself.
+    /// What the process has entered itself, and all but that.
+    own: i64,
     pub(crate) others: i64,
 }
 
@@ -219,6 +215,7 @@ impl Outstanding {
             live,
             held,
             held_before,
+            own,
             others: (held + held_before - own).max(0),
         })
     }
@@ -246,6 +243,11 @@ impl Outstanding {
             demand_before_milli: entry.demand_before_milli - stood,
         };
         (change, Some(entry))
+    }
+
+    /// What of its own entry the process held until now, if it gives back or has spent so much since.
+    pub(crate) fn own_of(&self, before: u64) -> i64 {
+        self.own.min(tokens(before))
     }
 
     pub(crate) fn lease_ttl(&self) -> Duration {
@@ -366,10 +368,9 @@ impl WriteGuards {
             }
             _ => {}
         }
-        let own = entered.filter(|_| out.is_some());
         Self {
             out,
-            own: own.map_or(0, |entered| entered.held_of(t.held_before())),
+            own: out.map_or(0, |out| out.own_of(t.held_before())),
             change,
             entry,
         }
