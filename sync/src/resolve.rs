@@ -22,7 +22,7 @@ pub(crate) type Failure = Option<Arc<StoreError>>;
 pub(crate) struct Lookup<'a> {
     limits: Limits<'a>,
     cascade: Option<bool>,
-    stored: bool,
+    pub(crate) stored: bool,
 }
 
 impl Lookup<'_> {

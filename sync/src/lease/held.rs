@@ -128,6 +128,7 @@ impl<'a> Held<'a> {
         if tokens == 0 {
             return self.child().slot(name).map(drop);
         }
+        self.check_name(name)?;
         let deadline = self.deadline();
         let known = self.look_up(deadline).await?;
         self.child().slot(name)?;
@@ -163,6 +164,14 @@ impl<'a> Held<'a> {
         };
         let parts = more.into_held().parts.into_iter();
         Ok(parts.map(|part| part.payments.last()).collect())
+    }
+
+    /// Refuses a name that is none of the limits, unless the limits themselves have to be looked up.
+    fn check_name(&self, name: &str) -> Result<(), Error> {
+        match &self.lookup {
+            Some(lookup) if lookup.stored => Ok(()),
+            _ => self.child().slot(name).map(drop),
+        }
     }
 
     /// Looks up what was not known when the lease was admitted. If the table cannot be asked, that is left to
@@ -214,6 +223,7 @@ impl<'a> Held<'a> {
     /// Charges more, whatever there is.
     pub(super) async fn charge_more(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
         let _ = self.settle().await;
+        self.check_name(name)?;
         let without_table = match self.look_up(self.deadline()).await? {
             Ok(()) => {
                 // Who has admitted it pays on, until the table is back.

@@ -54,6 +54,10 @@ impl World {
     /// The child is made again at once.
     async fn delete_child(&mut self) {
         self.model.delete(self.entities[0]);
+        if self.abandoned {
+            // It may find now that the child has no parent, and that is believed for a while.
+            self.model.delete(self.entities[1]);
+        }
         self.heal();
         let _ = self.limiters[0].delete_entity(self.entities[0]).await;
         self.create_child().await;

@@ -31,6 +31,8 @@ struct LimitRecord {
     consumed: i64,
     /// What was given back, and when.
     given_back: Vec<(u64, u64)>,
+    /// Whether tokens were given back of which the bucket had been refilled: they fill what others left.
+    overfilled: bool,
 }
 
 /// What is expected of the limiters.
@@ -145,6 +147,7 @@ impl Model {
             bound: WindowBound::new(limit.terms(), allowance),
             consumed: 0,
             given_back: Vec::new(),
+            overfilled: false,
         })
     }
 
@@ -230,7 +233,8 @@ impl Model {
             record.bound.give_back(piece.tokens);
             record.given_back.push((at, piece.tokens));
         }
-        if piece.refilled {
+        record.overfilled |= piece.refilled;
+        if record.overfilled {
             record.bound.give_back_late(at, piece.tokens, until);
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) model: Model,
     /// How far the wall clock was moved forward.
     pub(super) ahead: Duration,
+    /// Whether a call was abandoned: what it was looking up may be found later.
+    pub(super) abandoned: bool,
     /// Whether it may be unknown who pays.
     degrades: bool,
     began: u64,
@@ -103,6 +105,7 @@ impl World {
             model: model(sequence, &limits, degrades),
             limits,
             ahead: Duration::ZERO,
+            abandoned: false,
             degrades,
         };
         let parent = NewEntity::new(ENTITIES[1]);
@@ -177,6 +180,7 @@ impl World {
 
     /// Tells the model that what was consumed, if it was, is given back.
     pub(super) fn undone(&mut self, cascades: bool, limit: usize, tokens: u64) {
+        self.abandoned = true;
         let now = self.now();
         for entity in self.charged_entities(cascades) {
             self.model.undone(entity, &self.limits[limit], now, tokens);
