@@ -224,7 +224,7 @@ impl World {
                 _ => lease.adjust(NAMES[0], i64::MIN).await,
             };
             // Which limits there are cannot always be known while the table fails.
-            let unknown = world.setting.stored && which % 4 == 0;
+            let unknown = world.setting.stored && which.is_multiple_of(4);
             match result.map_err(|error| error.kind()) {
                 Err(ErrorKind::Validation) => Ok(()),
                 Err(ErrorKind::Unavailable) if unknown => Ok(()),
