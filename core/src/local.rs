@@ -146,33 +146,18 @@ impl LocalShares {
         self.level(at, now, terms, share) >= share.cost(terms, tokens)
     }
 
-    /// Takes `tokens`, whatever there is.
+    /// Takes `tokens`, whatever there is; gives them back if they are negative.
     pub(crate) fn charge(
         &mut self,
         at: usize,
         now: WallTime,
         terms: &Terms,
         share: Share,
-        tokens: u64,
+        tokens: i64,
     ) {
         self.level(at, now, terms, share);
         if let Some(z) = self.of(at) {
-            *z += share.cost(terms, tokens);
-        }
-    }
-
-    /// Gives `tokens` back.
-    pub(crate) fn give_back(
-        &mut self,
-        at: usize,
-        now: WallTime,
-        terms: &Terms,
-        share: Share,
-        tokens: u64,
-    ) {
-        self.level(at, now, terms, share);
-        if let Some(z) = self.of(at) {
-            *z -= share.cost(terms, tokens);
+            *z += share.cost(terms, tokens.unsigned_abs()) * Ticks::from(tokens.signum());
         }
     }
 

@@ -268,7 +268,7 @@ impl State {
         let active = self.active();
         for (at, tokens) in charges.iter() {
             let terms = active.limits[at as usize].terms();
-            active.local.charge(at as usize, now, terms, share, tokens);
+            (active.local).charge(at as usize, now, terms, share, tokens.cast_signed());
         }
     }
 

@@ -1,4 +1,4 @@
-//! Who has paid for what of a lease, payment by payment, for as long as the lease lives.
+//! What of a lease was paid by whom, payment by payment, for as long as the lease lives.
 //!
 //! Only what the table was debited may be credited to it. So no payment is forgotten when another is
 //! added, and what is given back goes to its payer, the last payment first.
@@ -8,7 +8,7 @@ use crate::sabotage::Sabotage;
 use crate::{Charges, Share};
 use smallvec::{SmallVec, smallvec};
 
-/// Who pays.
+/// What pays for a charge.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Payer {
     /// The token block of this generation.
@@ -77,7 +77,7 @@ impl Payments {
         self.admitted
     }
 
-    /// Who has paid last.
+    /// How the last addition was paid.
     #[must_use]
     pub fn last(&self) -> Payer {
         self.paid.last().map_or(self.admitted, |last| last.payer)

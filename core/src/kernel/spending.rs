@@ -32,7 +32,7 @@ impl Position {
         self.stock + self.pending + self.returning + self.revoked + self.credit
     }
 
-    /// What the process would have if everybody paid up, whether the block has expired or not.
+    /// What the process would have once all debts and credits are settled, whether the block has expired or not.
     #[must_use]
     pub fn net(&self) -> i128 {
         i128::from(self.held()) - i128::from(self.debt)

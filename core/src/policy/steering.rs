@@ -86,8 +86,8 @@ impl Steered {
         self.reported_milli(limit) as f64 / 1_000.0
     }
 
-    /// What is to be observed as demand: a caller who waits is counted once. A first impression counts all of it:
-    /// it is of few callers, who are impatient.
+    /// What is to be observed as demand: each waiting caller counts once. A first impression counts all of it:
+    /// it comes from few callers, and they are impatient.
     fn asked(&self) -> u64 {
         let again = if self.demand.is_established() {
             self.woken

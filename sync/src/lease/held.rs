@@ -226,7 +226,7 @@ impl<'a> Held<'a> {
         self.check_name(name)?;
         let without_table = match self.look_up(self.deadline()).await? {
             Ok(()) => {
-                // Who has admitted it pays on, until the table is back.
+                // The failure mode that admitted it pays on, until the table is back.
                 let last = self.child().payments.last();
                 let is_away = self.engine.breaker.is_open();
                 (is_away && matches!(last, Payer::Nobody | Payer::Share(_))).then_some(last)
@@ -238,7 +238,7 @@ impl<'a> Held<'a> {
         self.settle().await
     }
 
-    /// Who pays while the table cannot be asked.
+    /// What pays while the table cannot be asked.
     fn payer_by_failure_mode(&self, failure: Failure) -> Result<Payer, Error> {
         let bucket = &self.child().bucket;
         let failure = failure.or_else(|| self.engine.trouble(bucket));

@@ -1,4 +1,4 @@
-//! Runs a [`Machine`] on tokio: makes its writes, keeps its time, wakes who waits. No policy.
+//! Runs a [`Machine`] on tokio: makes its writes, keeps its time, wakes waiting callers. No policy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
