@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(broken(&["ring", "3"], text("x")), "limit#rpm.ring[3]");
         let no_map = decode_bucket(&item("limit#rpm", text("x"))).unwrap_err();
         assert_eq!(no_map.attribute, "limit#rpm");
-        let no_sequence = decode_bucket(&HashMap::new()).unwrap_err();
-        assert_eq!(no_sequence.attribute, "seq");
+        let nothing = decode_bucket(&HashMap::new()).unwrap_err();
+        assert_eq!(nothing.attribute, INCARNATION);
     }
 }
