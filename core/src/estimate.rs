@@ -91,7 +91,7 @@ impl Offer {
             unspent,
             block_max: plan::block_max(limit, found, now.wall, entry, lease_ttl),
             fleet_demand_milli: found.map_or(0, |found| fleet_demand_milli(found, now.wall)),
-            reported_milli: entry.map_or(0, RingEntry::demand_milli),
+            reported_milli: entry.map_or(0, |entry| entry.demand_milli),
             overflows_for: found.and_then(|found| overflows_for(found, now.wall, entry)),
             seen: seen.is_some(),
             seen_at: kernel.seen_at(),
@@ -123,7 +123,12 @@ pub fn fits(seen: Option<&BucketItem>, now: WallTime, t: &Transfer<'_>) -> bool 
     let level = found_level + Ticks::from(t.give) * terms.token();
     let found = seen.and_then(|item| item.limit(t.limit.name()));
     let (overdraft_allowance, overflow) = found.map_or((0, 0), |found| {
-        let guards = WriteGuards::of(found, now, t);
+        let converted = LimitItem {
+            terms: *terms,
+            z: terms.converted(&found.terms, found.z, now),
+            ..*found
+        };
+        let guards = WriteGuards::of(&converted, now, t);
         let share = guards.share(terms, found_level, level, t.holding);
         (share.overdraft_allowance, share.overflow)
     });
@@ -153,7 +158,7 @@ fn fleet_demand_milli(found: &LimitItem, now: WallTime) -> i64 {
     found.ring.and_then(in_ring).unwrap_or(0)
 }
 
-/// Until when at least all that flows in overflows, for what others hold; none if it does not.
+/// For how long at least all that flows in overflows, for what others hold; none if it does not.
 fn overflows_for(found: &LimitItem, now: WallTime, entry: Option<RingEntry>) -> Option<Duration> {
     let out = Outstanding::of(found, now, entry)?;
     out.headroom(0).filter(|rest| rest.overflow > 0)?;

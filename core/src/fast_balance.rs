@@ -1,7 +1,7 @@
 //! [`FastBalance`]: what a hit touches of a bucket, in one cache line.
 //!
 //! It holds the spendable stock of the first two limits as two counters packed into one number, so
-//! that a hit is one compare-and-swap whichever of them it charges. Whoever takes the bucket's lock
+//! that a hit is one compare-and-swap whichever of them it charges. The holder of the bucket's lock
 //! empties the balance first and fills it last, so that under the lock the slots alone are true.
 //!
 //! Balances stand side by side in chunks, apart from their buckets: ten thousand of them fit a

@@ -140,8 +140,10 @@ impl Active {
 
     /// Gives tokens of an earlier charge back.
     pub(super) fn give_back(&mut self, now: MonotonicTime, at: usize, payer: Payer, tokens: u64) {
+        let Some(to_block) = self.kernel.give_back(now, at, payer, tokens) else {
+            return;
+        };
         self.usage.give_back(at, tokens);
-        let to_block = self.kernel.give_back(now, at, payer, tokens);
         self.meter.given_back(at, to_block);
         self.forget_denial(at);
     }
@@ -206,6 +208,12 @@ impl Active {
         !self.direct.reconciler_knows && self.unreported_demand_since(now).is_some()
     }
 
+    /// All tokens that are held and not spent, of all limits.
+    fn unspent(&self) -> u64 {
+        let positions = (0..self.limits.len()).map(|at| self.kernel.position(at));
+        positions.map(|held| held.stock + held.pending).sum()
+    }
+
     /// A limit as it was last seen in the table.
     fn found(&self, at: usize) -> Option<&LimitItem> {
         self.kernel.seen().limit(self.limits[at].name())
@@ -257,7 +265,7 @@ impl Active {
             return Step::Wait(now.monotonic.after(pace.renewal));
         }
         let settled = self.kernel.is_settled() && self.usage.is_reported();
-        if closing && settled && self.kernel.unspent() == 0 {
+        if closing && settled && self.unspent() == 0 {
             return Step::Idle;
         }
         if why == Why::Suspended {
@@ -298,7 +306,7 @@ impl Active {
             last_foreign_write_at: self.last_foreign_write_at,
             limits: self.limits.clone(),
             wants: self.meter.wants(),
-            unspent: self.kernel.unspent(),
+            unspent: self.unspent(),
             settled: self.kernel.is_settled(),
             unreported: !self.usage.is_reported(),
         }
@@ -347,7 +355,7 @@ impl Active {
             plan.write.consumed_at_ms = consumed_at_ms;
         }
         for at in 0..view.limits.len() {
-            if self.kernel.gives_back(at) {
+            if self.kernel.position(at).returning > 0 {
                 // The table will have more than when it said no.
                 self.forget_denial(at);
             }

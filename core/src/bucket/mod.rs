@@ -271,14 +271,14 @@ impl Bucket {
         state.ask_for_a_look()
     }
 
-    /// All who wait are about to be woken: each looks for himself, and [wants](Self::want) anew.
+    /// All waiting callers are about to be woken: each checks for itself, and [wants](Self::want) anew.
     pub fn wake(&self) {
         if let Some(active) = self.lock().active.as_deref_mut() {
             active.meter.wake();
         }
     }
 
-    /// Registers what a caller asked for in vain who does not wait: that is demand as well, and
+    /// Registers what a caller that does not wait asked for in vain: that is demand as well, and
     /// the next block is to have it.
     pub fn missed(&self, request: &Request<'_>) {
         let mut state = self.lock();

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::item::{BucketItem, LimitItem, Ring};
-use crate::{BucketCache, Clock, Limit, Request};
+use crate::{BucketCache, Charges, Clock, Limit, Payer, Request};
 
 fn renewing_every(seconds: u64) -> RenewalSettings {
     RenewalSettings::new(Duration::from_secs(seconds), Duration::from_secs(5))
@@ -99,4 +99,32 @@ fn process_that_only_looks_writes_nothing() {
         assert!(!matches!(step, Step::Write(_)), "{step:?}");
         hands.advance(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn payment_of_a_deleted_item_cancels_no_debt_to_the_next_one() {
+    let (clock, _hands) = Clock::manual();
+    let limits: Arc<[Limit]> = [Limit::per_second("tps", 10).unwrap()].into();
+    let bucket = BucketCache::new().get_or_insert("user", "api", &limits);
+    let bucket = bucket.unwrap();
+    let see = |incarnation| {
+        let item = BucketItem {
+            incarnation,
+            sequence: incarnation,
+            ..BucketItem::default()
+        };
+        bucket.saw(&clock, clock.now(), Some(item));
+    };
+    let charge = || Payer::Block(bucket.charge_anyway(&clock, &limits[0], 5).generation);
+    let give_back = |payer| {
+        bucket.give_back(&clock, payer, &limits, &Charges::of(0, 5));
+        bucket.unsettled().debt
+    };
+    see(1);
+    let of_the_first = charge();
+    see(2);
+    let of_the_second = charge();
+    assert_eq!(give_back(of_the_first), 10, "it is owed for the second");
+    assert_eq!(give_back(Payer::Table(Some(1))), 10);
+    assert_eq!(give_back(of_the_second), 5);
 }

@@ -22,7 +22,8 @@ pub enum Payer {
 }
 
 impl Payer {
-    /// Whether it has paid with tokens of this item: what is credited to another comes from nowhere.
+    /// Whether a payment by the table was debited from this item, as far as is known. What is credited to
+    /// another item comes from nowhere.
     #[must_use]
     pub fn debited(self, item: &BucketItem) -> bool {
         let is_another = |incarnation| incarnation != item.incarnation;

@@ -28,7 +28,8 @@ pub struct RingEntry {
     lease_ttl_ms: u64,
     epoch: u64,
     held: i64,
-    demand_milli: i64,
+    /// The demand that was reported, in thousandths of a token per second.
+    pub(crate) demand_milli: i64,
     /// What still stands in the epoch before.
     demand_before_milli: i64,
 }
@@ -39,12 +40,6 @@ impl RingEntry {
     #[must_use]
     pub fn in_doubt(self) -> Self {
         Self { held: 0, ..self }
-    }
-
-    /// The demand that was reported, in thousandths of a token per second.
-    #[must_use]
-    pub fn demand_milli(self) -> i64 {
-        self.demand_milli
     }
 
     /// A ring that begins with it, in which others hold so many tokens.
@@ -92,7 +87,7 @@ pub struct Returned {
 }
 
 impl Returned {
-    /// What of them has been displaced_by_refill by refill. As long as the ring counts the block, nothing
+    /// What of them refill has displaced. As long as the ring counts the block, nothing
     /// may be drawn in its place. After that the bucket may have refilled into the room that the
     /// block had left, and all of it may have been drawn; and where the burst was cut, also before
     /// this process knew (it `declared` what it knew), all that was not in the bucket by then.
@@ -107,12 +102,12 @@ impl Returned {
         }
         let token = found.terms.token();
         let tokens = Ticks::from(self.tokens) * token;
-        let displaced_by_refill = if found.terms == *declared {
+        let displaced = if found.terms == *declared {
             found.terms.refill(self.held_for).min(tokens)
         } else {
             tokens
         };
-        displaced_by_refill + Ticks::from(self.revoked) * token
+        displaced + Ticks::from(self.revoked) * token
     }
 }
 
@@ -161,7 +156,7 @@ pub fn block_max(
     blocks_max(limit.terms(), lease_ttl).saturating_sub(others + meanwhile)
 }
 
-/// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the overdraft_allowance:
+/// When the refill has flowed in that the last `scheduled` tokens were debited for, but for the overdraft allowance:
 /// how long until the first, and until the last of them.
 #[must_use]
 pub fn flows_in(
@@ -195,8 +190,9 @@ pub(crate) struct Outstanding {
     /// Granted in this epoch, and in the one before.
     held: i64,
     held_before: i64,
-    /// What the process has entered itself, and all but that.
+    /// What the process has entered itself.
     own: i64,
+    /// All but that.
     pub(crate) others: i64,
 }
 
@@ -245,7 +241,7 @@ impl Outstanding {
         (change, Some(entry))
     }
 
-    /// What of its own entry the process held until now, if it gives back or has spent so much since.
+    /// What the ring counts of the process's own block, of which it gives back or has spent so many tokens.
     pub(crate) fn own_of(&self, before: u64) -> i64 {
         self.own.min(tokens(before))
     }

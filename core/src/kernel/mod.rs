@@ -118,7 +118,7 @@ impl Lineage {
     }
 
     /// The item is gone, or another one.
-    fn forget_item(&mut self) {
+    fn begin_item(&mut self) {
         self.begin_generation();
         self.first_generation = self.generation;
     }
@@ -217,7 +217,7 @@ impl Kernel {
     /// A block goes with the item that it was debited from, and so does what was to be credited to that. What
     /// was consumed beyond is owed still.
     fn forget_item(&mut self) {
-        self.lineage.forget_item();
+        self.lineage.begin_item();
         for account in &mut self.accounts {
             *account = Account {
                 debt: account.debt,

@@ -23,7 +23,7 @@
 //!
 //! A guard knows the time at which it was planned, and the write arrives later: until then more
 //! flows in; and what a debit draws on may be refill that is to come, if others were faster. So the
-//! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for overdraft_allowance. An
+//! guards leave a fifth of the `lease_ttl` unused: for flights ([`flight_max`]) and for overdrafts. An
 //! answer that took longer is compared with the bound once more ([`excess`]).
 //!
 //! A block that expired so long ago that the ring has dropped it is returned less what has flowed
@@ -94,7 +94,7 @@ pub struct Transfer<'a> {
     /// Tokens that others have probably taken since the bucket was seen. A guess: it decides
     /// which write is tried first, never what a write may do.
     pub others_took: u64,
-    /// When the caller direct, if that was before now: a debit may count as made at any time
+    /// When the caller asked, if that was before now: a debit may count as made at any time
     /// since. A bucket that was found not to be full then is not full then, however long the
     /// answer took; as of now it might be full again, and the guess wrong once more.
     pub asked_at: Option<WallTime>,

@@ -269,11 +269,6 @@ impl Kernel {
         (transfer, flight)
     }
 
-    /// Whether the write under way gives tokens of a limit back.
-    pub(crate) fn gives_back(&self, at: usize) -> bool {
-        self.under_way(at).surplus > 0
-    }
-
     /// What the write under way does to a limit: nothing if there is none, if it only converts, or if the
     /// limit was declared since then.
     pub(super) fn under_way(&self, at: usize) -> LimitInFlight {
@@ -318,6 +313,9 @@ impl Kernel {
         self.saw(now.monotonic, flight.planned_at, Some(item));
         if self.lineage.incarnation != incarnation {
             flight.bring_nothing();
+            for (account, f) in self.accounts.iter_mut().zip(&flight.limits) {
+                account.credit -= f.owed.min(account.credit); // of the debt that it has paid
+            }
         }
         if flight.only_converts {
             return Some(Applied::Converted);

@@ -1,7 +1,7 @@
 //! What callers take from a block and give back, and what the reconciler takes out of it.
 
 use super::plan::{RingEntry, Seen};
-use super::{Account, Kernel, Payer};
+use super::{Kernel, Payer};
 use crate::MonotonicTime;
 use crate::sabotage::Sabotage;
 
@@ -62,11 +62,6 @@ impl Kernel {
         &self.accounts[at].trickle
     }
 
-    /// All that is held and not spent, of all limits.
-    pub(crate) fn unspent(&self) -> u64 {
-        self.accounts.iter().map(Account::unspent).sum()
-    }
-
     /// Puts up to `most` tokens of the stock into the fast balance; returns how many.
     pub(crate) fn lend(&mut self, at: usize, most: u64) -> u64 {
         let account = &mut self.accounts[at];
@@ -95,25 +90,29 @@ impl Kernel {
     }
 
     /// Gives back what `payer` was charged. It cancels debt first, then goes to the block that paid if that is
-    /// still the one, and else to the table, if that has the item still which was debited. Returns how much
-    /// went to the block.
+    /// still the one, and else to the table. Returns how much went to the block; none if the item that was
+    /// debited is gone, and nothing was given back.
     pub(crate) fn give_back(
         &mut self,
         now: MonotonicTime,
         at: usize,
         payer: Payer,
         tokens: u64,
-    ) -> u64 {
+    ) -> Option<u64> {
         let same = payer == Payer::Block(self.lineage.generation) && now < self.expires_at;
         if let (Payer::Table(debited), Seen::Never) = (payer, &self.seen) {
             self.lineage.incarnation = self.lineage.incarnation.or(debited);
         }
-        let credits = match (payer, &self.seen) {
+        let is_of_this_item = match (payer, &self.seen) {
             (Payer::Block(generation), _) => self.lineage.is_of_this_item(generation),
-            (Payer::Table(_), Seen::Never) => true,
+            (Payer::Table(None), Seen::Never | Seen::Item(_)) => true,
+            (Payer::Table(debited), Seen::Never) => self.lineage.incarnation == debited,
             (Payer::Table(_), Seen::Item(item)) => payer.debited(item),
             (Payer::Table(_), Seen::Missing) | (Payer::Nobody | Payer::Share(_), _) => false,
         };
+        if !is_of_this_item {
+            return None;
+        }
         let flight = self.under_way(at);
         let account = &mut self.accounts[at];
         // What is spent beyond what a write under way settles: only that can be undone here.
@@ -132,9 +131,9 @@ impl Kernel {
             0
         };
         account.stock += to_block;
-        account.credit += if credits { left - to_block } else { 0 };
+        account.credit += left - to_block;
         account.spent -= (cancelled + to_block).min(spent);
-        to_block
+        Some(to_block)
     }
 
     /// Takes what is held of a limit out of circulation, to be given back: its terms are others now.

@@ -147,9 +147,8 @@ where
         }
     }
 
-    /// What is known, or what `load` finds. Callers of one key are let in one by one, and who
-    /// finds what another has loaded while it waited does not load again; nor does who finds that
-    /// this has failed. An old answer holds on where there is no new one.
+    /// What is known, or what `load` finds. Callers of one key are let in one by one. A caller that finds
+    /// what another has loaded meanwhile, or that this has failed, does not load again. An old answer holds on where there is no new one.
     pub(super) async fn get(
         &self,
         clock: &Clock,

@@ -1,7 +1,7 @@
 //! What the table says of entities and of stored limits, remembered for a while.
 //!
 //! What is not there is remembered too, and callers who ask for the same at the same time share one
-//! read. So what is returned here has to be driven by nobody who may stop polling it
+//! read. No caller may drive that read, because a caller may stop polling: it runs as a task of its own
 //! (`Engine::load`). What has become old is asked for anew; if the table cannot be reached, the old answer
 //! holds on.
 

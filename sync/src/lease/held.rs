@@ -141,7 +141,7 @@ impl<'a> Held<'a> {
         Ok(())
     }
 
-    /// Pays for more, as the acquire was paid; says who has paid, by part.
+    /// Pays for more, as the acquire was paid; returns the payer of each part.
     async fn pay_for(
         &self,
         name: &str,
@@ -296,7 +296,7 @@ impl<'a> Held<'a> {
         Err(self.engine.unavailable(&self.parts[at].bucket, failure))
     }
 
-    /// Gives some tokens of a limit back to who has paid them.
+    /// Gives some tokens of a limit back to their payers.
     pub(super) async fn release(&mut self, name: &str, tokens: u64) -> Result<(), Error> {
         let _ = self.settle().await;
         let consumed = self.charged(self.child()).get(name).copied();

@@ -186,7 +186,7 @@ impl BucketPayment {
         self.tries += 1;
         self.planned_at = clock.wall();
         if self.change == Change::Debit && self.seen.item().is_none() {
-            // A bucket that is not there is full; even so, it may be too little beside the line.
+            // A bucket that is not there is full; even so, it may hold too little beside the wait queue.
             let fits = |t: &Transfer<'_>| estimate::fits(None, self.planned_at, t);
             if !self.transfers().iter().all(fits) {
                 let at = self.planned_at;
