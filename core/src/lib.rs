@@ -12,6 +12,8 @@ mod fast_balance;
 mod interleavings;
 mod kernel;
 #[cfg(test)]
+mod kernel_exact;
+#[cfg(test)]
 mod kernel_model;
 mod key;
 mod limit;
