@@ -14,6 +14,8 @@ mod kernel;
 #[cfg(test)]
 mod kernel_exact;
 #[cfg(test)]
+mod kernel_holdings;
+#[cfg(test)]
 mod kernel_model;
 mod key;
 mod limit;
