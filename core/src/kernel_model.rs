@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::item::{BucketItem, LimitAction};
+use crate::item::{BucketItem, LimitAction, LimitWrite, ZChange};
 use crate::plan::{Plan, Transfer, plan};
 use crate::policy::{Asks, Decision, Pace, Policy, Sample, Steering, View};
 use crate::renewal::{Outcome, RenewalSettings, Step, Why};
@@ -177,6 +177,15 @@ struct Process {
     excused: bool,
 }
 
+impl Process {
+    /// What the write under way does is not known any more.
+    fn lose_sight(&mut self) {
+        if let Some(flight) = &mut self.flight {
+            flight.before = None;
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Model {
     random: Random,
@@ -192,6 +201,7 @@ struct Model {
     /// What the seed allows.
     deletes: bool,
     changes: bool,
+    forgets: bool,
     is_late: bool,
     limits: Arc<[Limit]>,
     /// Counts what happened, so that a test can tell that it did.
@@ -210,6 +220,7 @@ struct Counts {
     converted: u64,
     made_again: u64,
     paid_back_to_block: u64,
+    forgotten: u64,
 }
 
 fn limit(name: &str, burst: u64, refill_amount: u64, refill_period_seconds: u64) -> Limit {
@@ -220,6 +231,25 @@ fn limit(name: &str, burst: u64, refill_amount: u64, refill_period_seconds: u64)
         refill_period_seconds,
     };
     Limit::new(name, terms).unwrap()
+}
+
+impl Plan {
+    /// The limits that the write draws on.
+    fn debited(&self) -> Vec<Arc<str>> {
+        let writes = &self.write.limits;
+        let drawn = |w: &&LimitWrite| match w.action {
+            LimitAction::Create(_) => true,
+            LimitAction::Update { change, .. } => match change.z {
+                ZChange::Add(ticks) => ticks > 0,
+                ZChange::Set(_) => change.terms.is_none(),
+            },
+        };
+        writes
+            .iter()
+            .filter(drawn)
+            .map(|w| w.name.clone())
+            .collect()
+    }
 }
 
 fn draw_limits(random: &mut Random) -> Arc<[Limit]> {
@@ -271,6 +301,7 @@ impl Model {
             unsettled_until: Duration::ZERO,
             deletes: random.one_in(4),
             changes: random.one_in(4),
+            forgets: random.one_in(4),
             is_late: random.one_in(2),
             limits,
             counts: Counts::default(),
@@ -318,9 +349,7 @@ impl Model {
         self.unsettled_until = self.unsettled_until.max(self.now + pause);
         for process in &mut self.processes {
             process.excused = true;
-            if let Some(flight) = &mut process.flight {
-                flight.before = None;
-            }
+            process.lose_sight();
         }
     }
 
@@ -363,11 +392,30 @@ impl Model {
                 self.unsettle();
             }
             19 if self.changes && self.random.one_in(12) => self.change_limits(),
+            20 if self.forgets && self.random.one_in(40) => self.forget(),
             _ => self.look(p),
         }
         for p in 0..self.processes.len() {
             self.fly(p);
             self.check(p);
+        }
+    }
+
+    /// The table forgets the bucket, once it may. It is full then, so the bound is as it was.
+    fn forget(&mut self) {
+        let days = self.random.below(12);
+        self.advance(Duration::from_secs(days * 86_400));
+        let now = T0.after(self.now).as_secs();
+        if self
+            .table
+            .take_if(|item| item.expires_at_seconds < now)
+            .is_some()
+        {
+            self.counts.forgotten += 1;
+            for process in &mut self.processes {
+                process.excused = true;
+                process.lose_sight();
+            }
         }
     }
 
@@ -594,6 +642,7 @@ impl Model {
         if before.is_none() {
             assert!(debits, "made for nothing");
         }
+        let debited = planned.debited();
         for w in &planned.write.limits {
             if let (LimitAction::Update { .. }, Some(before)) = (&w.action, before) {
                 let terms = before.limit(&w.name).unwrap().terms;
@@ -605,7 +654,8 @@ impl Model {
         for (name, found) in &item.limits {
             assert!(found.terms.level(found.z, expires_at) >= found.terms.full());
             let at = NAMES.iter().position(|known| **known == **name).unwrap();
-            if self.now < self.unsettled_until || !debits || planned.only_converts {
+            // What flows in between two writes of a limit is for the next one to see.
+            if self.now < self.unsettled_until || !debited.contains(name) {
                 continue;
             }
             let wall = self.wall();
@@ -782,6 +832,68 @@ impl Model {
         }
     }
 
+    /// Everybody gives back what is left, and owes nothing any more.
+    fn close(&mut self) {
+        self.advance(self.settings.lease_ttl * 4);
+        for p in 0..self.processes.len() {
+            self.fly(p);
+            let process = &mut self.processes[p];
+            let mut settings = self.settings;
+            settings.closes_by = Some(process.clock.now().after(Duration::from_secs(60)));
+            process.bucket.close(&process.clock, &settings);
+            process.hands.advance(Duration::from_secs(2));
+            let mut step = process.bucket.check(&process.clock, &settings, Why::Due);
+            if let Some(flight) = process.flight.take() {
+                let lost = Outcome::Unknown(Arc::new("lost"));
+                process.excused = true;
+                drop(flight);
+                step = process
+                    .bucket
+                    .complete(&process.clock, &settings, Why::Due, lost);
+            }
+            for _ in 0..20 {
+                let process = &mut self.processes[p];
+                step = match step {
+                    Step::Idle => break,
+                    Step::Wait(until) => {
+                        let by = until.since(process.clock.now());
+                        process.hands.advance(by);
+                        process.bucket.check(&process.clock, &settings, Why::Due)
+                    }
+                    Step::Write(plan) => {
+                        let before = self.table.clone();
+                        let result = BucketItem::apply(&mut self.table, &plan.write);
+                        self.written(&before, &plan, result.is_ok());
+                        let process = &mut self.processes[p];
+                        let moved = plan.moved.iter().enumerate();
+                        let moved = moved.filter(|_| result.is_ok());
+                        for (at, moved) in
+                            moved.filter_map(|(at, moved)| Some((at, moved.as_ref()?)))
+                        {
+                            process.pools[at].debited +=
+                                i128::from(moved.debit) - i128::from(moved.credit);
+                        }
+                        let outcome = match result {
+                            Ok(item) => Outcome::Applied(item),
+                            Err(found) => Outcome::Refused(found),
+                        };
+                        process
+                            .bucket
+                            .complete(&process.clock, &settings, Why::Due, outcome)
+                    }
+                };
+            }
+            let process = &self.processes[p];
+            let unsettled = process.bucket.unsettled();
+            assert_eq!(
+                (unsettled.tokens, unsettled.debt),
+                (0, 0),
+                "not settled: {step:?}"
+            );
+            self.settle(p, true, None);
+        }
+    }
+
     fn check(&mut self, p: usize) {
         self.settle(p, false, None);
         let process = &self.processes[p];
@@ -811,6 +923,7 @@ fn kernel_keeps_its_books_under_any_policy_and_any_network() {
             for _ in 0..STEPS {
                 model.step();
             }
+            model.close();
             model.counts
         });
         let Ok(counts) = result else {
@@ -826,6 +939,7 @@ fn kernel_keeps_its_books_under_any_policy_and_any_network() {
         sum.converted += counts.converted;
         sum.made_again += counts.made_again;
         sum.paid_back_to_block += counts.paid_back_to_block;
+        sum.forgotten += counts.forgotten;
     }
     eprintln!("{sum:?}");
 }
