@@ -12,11 +12,7 @@ mod fast_balance;
 mod interleavings;
 mod kernel;
 #[cfg(test)]
-mod kernel_exact;
-#[cfg(test)]
-mod kernel_holdings;
-#[cfg(test)]
-mod kernel_model;
+mod kernel_tests;
 mod key;
 mod limit;
 mod local;

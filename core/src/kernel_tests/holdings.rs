@@ -4,22 +4,13 @@
 
 use std::time::Duration;
 
+use super::{T0, TTL, ms};
 use crate::item::BucketItem;
 use crate::kernel::{Applied, Kernel, Lineage, Report};
 use crate::plan::{Plan, Seen};
-use crate::{
-    Ask, Limit, MonotonicTime, Now, Payer, Position, Settled, Share, Terms, Ticks, WallTime,
-    WriteEffect,
-};
+use crate::{Ask, Limit, MonotonicTime, Now, Payer, Position, Settled, Share, Terms, WriteEffect};
 
-const T0: WallTime = WallTime::from_nanos(1_767_225_600_000_000_000);
 const START: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000_000);
-const TTL: Duration = Duration::from_millis(1_600);
-const TOKEN: Ticks = 1_000_000_000;
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 fn at(millis: u64) -> Now {
     Now {
@@ -339,7 +330,7 @@ fn renewal_keeps_what_the_next_block_has_and_returns_the_rest() {
     let mut p = Process::new(1);
     p.renew(at(0), &[stock(30)]);
     let generation = p.kernel.lineage().generation();
-    let plan = p.plan(at(100), &[stock(10)]).unwrap();
+    p.plan(at(100), &[stock(10)]).unwrap();
     assert_eq!(p.kernel.lineage().generation(), generation + 1);
     assert!(p.kernel.gives_back(0));
     let expected = Position {
@@ -360,7 +351,7 @@ fn renewal_keeps_what_the_next_block_has_and_returns_the_rest() {
     p.kernel.charge(at(100).monotonic, 0, 4);
     p.kernel
         .give_back(at(100).monotonic, 0, Payer::Table(None), 2);
-    let plan_more = p.plan(at(101), &[stock(50)]).unwrap();
+    let plan = p.plan(at(101), &[stock(50)]).unwrap();
     let effect = WriteEffect {
         returned: 2,
         debited: 24,
@@ -368,12 +359,12 @@ fn renewal_keeps_what_the_next_block_has_and_returns_the_rest() {
     };
     assert_eq!(p.kernel.in_flight(), effect);
     assert_eq!(
-        plan_more.moved[0].map(|moved| (moved.debit, moved.credit)),
+        plan.moved[0].map(|moved| (moved.debit, moved.credit)),
         Some((50, 28))
     );
     assert_eq!(p.position().coming, 24);
     assert!(!p.kernel.gives_back(0));
-    let item = p.apply(&plan_more);
+    let item = p.apply(&plan);
     // The answer comes a little later; what was spent meanwhile is not held.
     p.kernel.charge(at(120).monotonic, 0, 1);
     match p.applied(at(120), item) {
@@ -392,7 +383,6 @@ fn renewal_keeps_what_the_next_block_has_and_returns_the_rest() {
         }
     );
     assert!(p.applied(at(121), p.table.clone().unwrap()).is_none());
-    let _ = plan;
 }
 
 #[test]
@@ -766,13 +756,6 @@ fn credit_of_a_bucket_that_is_gone_is_not_written() {
     assert_eq!(p.kernel.lineage().incarnation(), Some(5));
     let plan = p.plan(at(0), &[stock(0)]).unwrap();
     assert_eq!(plan.write.incarnation, Some(5));
-    assert_eq!(p.level_or_none(), None);
-}
-
-impl Process {
-    fn level_or_none(&self) -> Option<i64> {
-        self.table.as_ref().map(|_| self.level(at(0)))
-    }
 }
 
 #[test]
@@ -803,5 +786,4 @@ fn lineage_counts_blocks_and_outlasts_the_kernel() {
     assert_eq!(again.lineage().generation(), before + 1);
     again.give_back(START, 0, Payer::Block(before), 3);
     assert_eq!(again.position(0).credit, 3);
-    let _ = TOKEN;
 }
