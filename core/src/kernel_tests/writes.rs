@@ -194,6 +194,14 @@ fn debit_beside_blocks_is_guarded_by_what_others_hold() {
         direct(500, ring(2, 20, 10)),
         "level 10..1000, falls by 10, held unchanged"
     );
+    assert_eq!(
+        direct(500, ring(0, 0, 0)),
+        "level 10..1000, falls by 10, held at most 130 and 0"
+    );
+    assert_eq!(
+        direct(500, ring(0, 1, 0)),
+        "level -15..1000, falls by 10, held at most 130 and 0"
+    );
     // The block itself is bounded: 1155 - 30 - 1100.
     let large = written(1_000, 1_000, ring(0, 20, 10), |t| leases(t, 1_100));
     assert_eq!(
@@ -261,6 +269,24 @@ fn level_is_guarded_where_others_hold_more_than_flows_in() {
     assert_eq!(
         gives(1_100, ring(0, 600, 100), 5),
         "level 810.9375..1104.0625, falls by 678.125, held at most 604 and 100"
+    );
+}
+
+#[test]
+fn write_that_takes_no_block_leaves_others_what_they_may_hold() {
+    let gives = |holds| {
+        written(1_000, -500, ring(0, 600, 100), |t| {
+            (t.give, t.holding) = (5, holding(holds));
+        })
+    };
+    // 1130 + 495 - 700 are left, half of that for the others; with a block no more than 1155 - 700 less it.
+    assert_eq!(
+        gives(0),
+        "level any..-37.5, falls by -5, held at most 1062 and 100"
+    );
+    assert_eq!(
+        gives(1),
+        "level any..-37.5, falls by -5, held at most 1054 and 100"
     );
 }
 
