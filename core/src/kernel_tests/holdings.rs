@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
-use super::{T0, TTL, ms};
-use crate::item::BucketItem;
+use super::{T0, TOKEN, TTL, ms};
+use crate::item::{BucketItem, Ring};
 use crate::kernel::{Applied, Kernel, Lineage, Report};
-use crate::plan::{Plan, Seen};
-use crate::{Ask, Limit, MonotonicTime, Now, Payer, Position, Settled, Share, Terms, WriteEffect};
+use crate::plan::{Holding, Plan, Returned, Seen, Transfer, plan};
+use crate::{
+    Ask, Limit, MonotonicTime, Now, Payer, Position, Settled, Share, Terms, Ticks, WriteEffect,
+};
 
 const START: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000_000);
 
@@ -579,16 +581,19 @@ fn block_goes_with_its_item() {
 fn answer_of_another_item_brings_nothing() {
     let mut p = Process::new(1);
     p.renew(at(0), &[stock(30)]);
+    p.kernel.charge(at(9).monotonic, 0, 4);
     let plan = p.plan(at(10), &[stock(50)]).unwrap();
     let item = p.apply(&plan);
+    p.kernel.charge(at(10).monotonic, 0, 1);
     let mut newer = item.clone();
     newer.incarnation += 5;
     newer.sequence += 5;
     p.kernel
         .saw(at(11).monotonic, at(11).monotonic, Some(newer.clone()));
-    assert_eq!(p.position(), holds(0));
+    let spent = |spent| Position { spent, ..holds(0) };
+    assert_eq!(p.position(), spent(5));
     p.applied(at(12), item);
-    assert_eq!(p.position(), holds(0));
+    assert_eq!(p.position(), spent(1));
     assert_eq!(p.kernel.lineage().incarnation(), Some(newer.incarnation));
 }
 
@@ -786,4 +791,151 @@ fn lineage_counts_blocks_and_outlasts_the_kernel() {
     assert_eq!(again.lineage().generation(), before + 1);
     again.give_back(START, 0, Payer::Block(before), 3);
     assert_eq!(again.position(0).credit, 3);
+}
+
+/// All that a process knows and is asked for goes into its write.
+#[test]
+fn renewal_is_planned_from_all_that_is_held_owed_and_asked_for() {
+    let all = Ask {
+        stock: 20,
+        trickle: 30,
+        over: ms(9_000),
+        ahead: ms(9_000),
+        demand_milli: 5_000,
+        reports: true,
+        in_demand: true,
+        others_took: 40,
+    };
+    let debts_only = Ask {
+        demand_milli: 5_000,
+        reports: true,
+        ..Ask::default()
+    };
+    let report = Report {
+        consumed: 9,
+        direct_milli: 70,
+    };
+    for (millis, level, ask) in [
+        (100, 900, all),
+        (100, 1_000, all),
+        (100, 1_060, all),
+        (100, -100, all),
+        (1_500, 1_000, debts_only),
+        (4_000, 900, all),
+        (4_000, -100, debts_only),
+    ] {
+        let mut p = Process::new(1);
+        let first = Ask {
+            demand_milli: 3_000,
+            ..stock(400)
+        };
+        p.renew(at(0), &[first]);
+        let now = at(millis);
+        p.kernel.charge(at(1).monotonic, 0, 150);
+        p.kernel.revoke(0);
+        p.kernel.charge(at(2).monotonic, 0, 10);
+        let mut item = p.table.clone().unwrap();
+        let limit = &mut item.limits[0].1;
+        limit.z = limit.terms.empty_at(now.wall) - Ticks::from(level) * TOKEN;
+        // Others hold some of it.
+        let ring = limit.ring.as_mut().unwrap();
+        ring.held[Ring::slot(ring.epoch)] += 60;
+        item.sequence += 1;
+        p.kernel
+            .saw(now.monotonic, now.monotonic, Some(item.clone()));
+        let entered = p.kernel.entry(0);
+        assert!(entered.is_some());
+        let limit = p.limits[0].clone();
+        let transfer = Transfer {
+            take: ask.stock + ask.trickle,
+            owe: 10,
+            give: 250,
+            returned: Returned {
+                tokens: 0,
+                revoked: 250,
+                held_for: ms(millis),
+            },
+            others_took: ask.others_took,
+            in_demand: ask.in_demand,
+            trickle: ask.trickle,
+            spent: 160,
+            ahead: ask.ahead.min(TTL),
+            consumed: 9,
+            holding: Some(Holding {
+                lease_ttl: TTL,
+                tokens: ask.stock + ask.trickle,
+                demand_milli: 5_000,
+                entered,
+            }),
+            direct_milli: 70,
+            ..Transfer::new(&limit)
+        };
+        let expected = plan(&Seen::Item(item), now.wall, &[transfer]).unwrap();
+        let planned = p.kernel.plan(now, TTL, &p.limits, &[ask], &[report]);
+        let planned = planned.unwrap();
+        assert_eq!(planned.write, expected.write, "{millis} {level}");
+        assert_eq!(planned.entries, expected.entries);
+        assert_eq!(planned.moved, expected.moved);
+    }
+}
+
+#[test]
+fn block_that_is_renewed_counts_as_in_hand_while_it_lives() {
+    for (millis, in_hand, returned) in [(1_599, 15, 30), (1_600, 0, 30), (4_000, 0, 30)] {
+        for (wanted, trickle) in [(15, 30), (20, 30)] {
+            let mut p = Process::new(1);
+            p.renew(at(0), &[stock(30)]);
+            let now = at(millis);
+            let mut item = p.table.clone().unwrap();
+            let limit = &mut item.limits[0].1;
+            limit.z = limit.terms.empty_at(now.wall);
+            item.sequence += 1;
+            p.kernel
+                .saw(now.monotonic, now.monotonic, Some(item.clone()));
+            let limit = p.limits[0].clone();
+            let ask = Ask {
+                trickle,
+                over: ms(500),
+                ahead: ms(1_000),
+                ..stock(wanted)
+            };
+            let take = wanted + trickle;
+            let transfer = Transfer {
+                take,
+                give: 30,
+                returned: Returned {
+                    tokens: returned,
+                    revoked: 0,
+                    held_for: ms(millis),
+                },
+                trickle,
+                in_hand: if in_hand > 0 { wanted } else { 0 },
+                ahead: ask.ahead,
+                holding: Some(Holding {
+                    lease_ttl: TTL,
+                    tokens: take,
+                    demand_milli: 0,
+                    entered: p.kernel.entry(0),
+                }),
+                ..Transfer::new(&limit)
+            };
+            let expected = plan(&Seen::Item(item), now.wall, &[transfer]).unwrap();
+            let planned = p.plan(now, &[ask]).unwrap();
+            assert_eq!(planned.write, expected.write, "{millis} {wanted}");
+        }
+    }
+}
+
+#[test]
+fn limit_that_is_wanted_is_converted_even_if_nothing_is_taken() {
+    for in_demand in [false, true] {
+        let mut p = Process::new(1);
+        p.renew(at(0), &[stock(30)]);
+        p.limits = vec![limit("a", 2_000)];
+        let ask = Ask {
+            in_demand,
+            ..Ask::default()
+        };
+        assert_eq!(p.plan(at(1), &[ask]).unwrap().only_converts, in_demand);
+    }
 }
