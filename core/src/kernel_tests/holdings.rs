@@ -815,14 +815,19 @@ fn renewal_is_planned_from_all_that_is_held_owed_and_asked_for() {
         consumed: 9,
         direct_milli: 70,
     };
-    for (millis, level, ask) in [
-        (100, 900, all),
-        (100, 1_000, all),
-        (100, 1_060, all),
-        (100, -100, all),
-        (1_500, 1_000, debts_only),
-        (4_000, 900, all),
-        (4_000, -100, debts_only),
+    let trickle_only = Ask { stock: 0, ..all };
+    // 40 that others took make a full bucket one that is not.
+    for (millis, level, ask, spent) in [
+        (100, 790, all, 150),
+        (100, 1_000, all, 400),
+        (100, 500, trickle_only, 150),
+        (100, 900, all, 150),
+        (100, 1_000, all, 150),
+        (100, 1_060, all, 150),
+        (100, -100, all, 150),
+        (1_500, 1_000, debts_only, 150),
+        (4_000, 900, all, 150),
+        (4_000, -100, debts_only, 150),
     ] {
         let mut p = Process::new(1);
         let first = Ask {
@@ -831,7 +836,7 @@ fn renewal_is_planned_from_all_that_is_held_owed_and_asked_for() {
         };
         p.renew(at(0), &[first]);
         let now = at(millis);
-        p.kernel.charge(at(1).monotonic, 0, 150);
+        p.kernel.charge(at(1).monotonic, 0, spent);
         p.kernel.revoke(0);
         p.kernel.charge(at(2).monotonic, 0, 10);
         let mut item = p.table.clone().unwrap();
@@ -849,16 +854,16 @@ fn renewal_is_planned_from_all_that_is_held_owed_and_asked_for() {
         let transfer = Transfer {
             take: ask.stock + ask.trickle,
             owe: 10,
-            give: 250,
+            give: 400 - spent,
             returned: Returned {
                 tokens: 0,
-                revoked: 250,
+                revoked: 400 - spent,
                 held_for: ms(millis),
             },
             others_took: ask.others_took,
             in_demand: ask.in_demand,
             trickle: ask.trickle,
-            spent: 160,
+            spent: spent + 10,
             ahead: ask.ahead.min(TTL),
             consumed: 9,
             holding: Some(Holding {
@@ -873,7 +878,7 @@ fn renewal_is_planned_from_all_that_is_held_owed_and_asked_for() {
         let expected = plan(&Seen::Item(item), now.wall, &[transfer]).unwrap();
         let planned = p.kernel.plan(now, TTL, &p.limits, &[ask], &[report]);
         let planned = planned.unwrap();
-        assert_eq!(planned.write, expected.write, "{millis} {level}");
+        assert_eq!(planned.write, expected.write, "{millis} {level} {spent}");
         assert_eq!(planned.entries, expected.entries);
         assert_eq!(planned.moved, expected.moved);
     }
