@@ -11,6 +11,8 @@ mod fast_balance;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod kernel;
+#[cfg(test)]
+mod kernel_tests;
 mod key;
 mod limit;
 mod local;
