@@ -109,7 +109,7 @@ impl Sabotage {
     }
 }
 
-/// A bug in the order in which threads do things, for the models in `interleavings.rs` to find.
+/// A bug in the order in which threads do things, for the models in `interleavings/` to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Misordering {
     /// Tokens can be seen before what is written with them.

@@ -1,5 +1,5 @@
 //! The atomics and the lock that buckets are made of; with `--cfg loom`, those of loom, so that the models in
-//! `interleavings.rs` can try any order of what threads do to them.
+//! `interleavings/` can try any order of what threads do to them.
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};

@@ -239,7 +239,7 @@ fn given_back_tokens_cancel_debt_first_and_then_go_to_the_block_that_paid() {
         Some(0)
     );
     assert_eq!(p.position().credit, 6);
-    // Who has not debited this item gets nothing of it.
+    // A payer that has not debited this item gets nothing back.
     let share = Share::new(0.5).unwrap();
     for payer in [Payer::Table(Some(1)), Payer::Nobody, Payer::Share(share)] {
         assert_eq!(p.kernel.give_back(now, 0, payer, 1), None);
@@ -523,7 +523,7 @@ fn process_that_holds_nothing_leaves_the_ring_alone_unless_it_reports() {
         let item = p.apply(&plan);
         p.applied(at(0), item);
         assert_eq!(p.kernel.entry(0).is_some(), enters);
-        // Who has entered something goes on.
+        // A process that has entered something goes on.
         let plan = p.plan(at(1), &[stock(0)]).unwrap();
         assert_eq!(plan.entries[0].is_some(), enters);
     }
@@ -771,7 +771,7 @@ fn credit_of_a_bucket_that_is_gone_is_not_written() {
 }
 
 #[test]
-fn what_is_held_is_told_to_the_token() {
+fn held_owed_and_credited_tokens_are_reported_exactly() {
     let all = Position {
         stock: 1,
         pending: 2,

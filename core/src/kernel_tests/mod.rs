@@ -1,11 +1,15 @@
 //! Tests of the safety kernel that are fast enough to be run for every mutant of it (see MUTANTS.md).
 //!
 //! * `writes`: what a write does to a limit, and which guards it has, to the tick.
+//! * `items`: what a stored item makes of a write.
+//! * `quantities`: arithmetic, trickles and payments.
 //! * `holdings`: what one process holds and owes, from write to write.
 //! * `model`: a small fleet under any policy and any network.
 
 mod holdings;
+mod items;
 mod model;
+mod quantities;
 mod writes;
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the kernel writes and holds, to the token.
+//! What a write does to a limit, and which guards it has, to the tick.
 //!
 //! The numbers are chosen so that they can be checked by hand: a limit of 100 tokens per second, and blocks
 //! that live for 1.6 s. A write may be on its way for 5 tokens of refill, 25 may be overdrawn, the guards go
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use super::{T0, TOKEN, TTL, ms};
 use crate::item::{
-    BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, LimitWrite,
-    Ring, RingChange, RingGuard, ZChange,
+    BucketItem, BucketWrite, Kept, LimitAction, LimitChange, LimitGuard, LimitItem, Ring,
+    RingChange, RingGuard, ZChange,
 };
 use crate::kernel::{Outstanding, overdraft_max};
 use crate::plan::{
     self, Holding, Moved, Plan, Returned, Seen, Transfer, block_max, excess, flight_max, flows_in,
     plan,
 };
-use crate::{Limit, MonotonicTime, Payer, Terms, Ticks, Trickle, WallTime};
+use crate::{Limit, Ticks, WallTime};
 
-const EPOCH: u64 = 1_104_516_000;
+pub(super) const EPOCH: u64 = 1_104_516_000;
 
-fn limit(burst: u64) -> Limit {
+pub(super) fn limit(burst: u64) -> Limit {
     let limit = Limit::custom("a", 100, 100, Duration::from_secs(1));
     limit.unwrap().burst(burst).unwrap()
 }
 
-fn found(limit: &Limit, level: i128, ring: Option<Ring>) -> LimitItem {
+pub(super) fn found(limit: &Limit, level: i128, ring: Option<Ring>) -> LimitItem {
     LimitItem {
         terms: *limit.terms(),
         z: limit.terms().empty_at(T0) - level * TOKEN,
@@ -34,7 +34,7 @@ fn found(limit: &Limit, level: i128, ring: Option<Ring>) -> LimitItem {
     }
 }
 
-fn item(limit: &Limit, level: i128, ring: Option<Ring>) -> BucketItem {
+pub(super) fn item(limit: &Limit, level: i128, ring: Option<Ring>) -> BucketItem {
     BucketItem {
         incarnation: 7,
         sequence: 256, // of which no jitter follows
@@ -45,7 +45,7 @@ fn item(limit: &Limit, level: i128, ring: Option<Ring>) -> BucketItem {
 }
 
 /// A ring that was last written `ago` epochs ago: what is held of that epoch, and of the one before.
-fn ring(ago: u64, held: i64, before: i64) -> Option<Ring> {
+pub(super) fn ring(ago: u64, held: i64, before: i64) -> Option<Ring> {
     let epoch = EPOCH - ago;
     let mut ring = Ring {
         lease_ttl_ms: 1_600,
@@ -171,8 +171,8 @@ fn debit_is_guarded_by_what_has_to_be_there() {
 fn debit_beside_blocks_is_guarded_by_what_others_hold() {
     let direct = |level, ring| written(1_000, level, ring, |t| t.take = 10);
     let block = |level, ring| written(1_000, level, ring, |t| leases(t, 10));
-    // 130 less 30: others may come to hold 100 more. Who leases leaves a third of that for a bucket that is
-    // over full.
+    // 130 less 30: others may come to hold 100 more. A process that leases leaves a third of that for a bucket that
+    // is over full.
     assert_eq!(
         direct(500, ring(0, 20, 10)),
         "level -15..1000, falls by 10, held at most 120 and 10"
@@ -291,7 +291,7 @@ fn write_that_takes_no_block_leaves_others_what_they_may_hold() {
 }
 
 #[test]
-fn what_flowed_in_beside_a_block_overflows_when_it_is_renewed() {
+fn refill_beside_a_block_overflows_when_the_block_is_renewed() {
     let renews = |level, others, give, spent| {
         written(1_000, level, ring(0, others, 300), |t| {
             leases(t, 10);
@@ -829,390 +829,4 @@ fn written_limit_is_kept_until_it_is_full_by_what_is_stored() {
     );
     let until = T0.as_secs() + 3 + 9 * DAY;
     assert_eq!(created.unwrap().write.kept, Kept::Until(until));
-}
-
-/// A write of one limit whose guard holds for any level from -10 to 10, and whose change is nothing.
-fn guarded(item: &BucketItem, ring: RingGuard) -> BucketWrite {
-    let (name, found) = &item.limits[0];
-    let guard = LimitGuard {
-        terms: found.terms,
-        z_min: Some(found.terms.empty_at(T0) - 10 * TOKEN),
-        z_max: Some(found.terms.empty_at(T0) + 10 * TOKEN),
-        ring,
-    };
-    let change = LimitChange {
-        z: ZChange::Add(5),
-        terms: None,
-        consumed: 3,
-        ring: RingChange::Keep,
-    };
-    BucketWrite {
-        incarnation: Some(7),
-        limits: vec![LimitWrite {
-            name: name.clone(),
-            action: LimitAction::Update { guard, change },
-        }],
-        sequence_from: 1_000,
-        consumed_at_ms: 77,
-        kept: Kept::AsItIs,
-    }
-}
-
-fn is_applied(item: &BucketItem, write: &BucketWrite) -> bool {
-    let mut table = Some(item.clone());
-    let result = BucketItem::apply(&mut table, write);
-    match result {
-        Ok(left) => {
-            assert_eq!(Some(&left), table.as_ref());
-            assert_eq!(
-                (left.sequence, left.consumed_at_ms),
-                (item.sequence + 1, 77)
-            );
-            true
-        }
-        Err(found) => {
-            assert_eq!(found.as_ref(), Some(item));
-            assert_eq!(table.as_ref(), Some(item));
-            false
-        }
-    }
-}
-
-#[test]
-fn write_is_applied_if_every_guard_holds() {
-    let limit = limit(1_000);
-    let level = |level| item(&limit, level, None);
-    let any = |item: &BucketItem| guarded(item, RingGuard::Any);
-    assert!(is_applied(&level(0), &any(&level(0))));
-    for (at, holds) in [(10, true), (11, false), (-10, true), (-11, false)] {
-        assert_eq!(is_applied(&level(at), &any(&level(at))), holds, "{at}");
-    }
-    let mut item = level(0);
-    let mut write = any(&item);
-    item.incarnation = 8;
-    assert!(!is_applied(&item, &write));
-    write.incarnation = None;
-    assert!(is_applied(&item, &write));
-    item.expires_at_seconds = 100;
-    for (kept, holds) in [
-        (Kept::AtLeast(99), true),
-        (Kept::AtLeast(100), true),
-        (Kept::AtLeast(101), false),
-        (Kept::Until(99), false),
-        (Kept::Until(100), false),
-        (Kept::Until(101), true),
-    ] {
-        write.kept = kept;
-        assert_eq!(is_applied(&item, &write), holds, "{kept:?}");
-        let mut table = Some(item.clone());
-        let _ = BucketItem::apply(&mut table, &write);
-        let until = if kept == Kept::Until(101) { 101 } else { 100 };
-        assert_eq!(table.unwrap().expires_at_seconds, until);
-    }
-    write.kept = Kept::AsItIs;
-    item.limits[0].1.terms.burst += 1;
-    assert!(!is_applied(&item, &write), "other terms");
-    let create = LimitAction::Create(found(&limit, 5, None));
-    write.limits[0].action = create;
-    assert!(!is_applied(&item, &write), "it is there");
-    write.limits[0].name = "b".into();
-    assert!(is_applied(&item, &write));
-    let mut table = Some(item.clone());
-    write.limits[0].name = "A".into();
-    let left = BucketItem::apply(&mut table, &write).unwrap();
-    write.limits[0].name = "b".into();
-    let left_too = BucketItem::apply(&mut table, &write).unwrap();
-    let names: Vec<_> = left_too.limits.iter().map(|(name, _)| &**name).collect();
-    assert_eq!((left.limits.len(), names), (2, vec!["A", "a", "b"]));
-    // Nothing can change a limit that is not there.
-    let mut nothing = None;
-    assert_eq!(
-        BucketItem::apply(&mut nothing, &guarded(&level(0), RingGuard::Any)),
-        Err(None)
-    );
-    let mut update = any(&level(0));
-    update.limits[0].name = "z".into();
-    assert!(!is_applied(&level(0), &update));
-    // The first write makes an item.
-    write.incarnation = None;
-    write.kept = Kept::Until(5);
-    let made = BucketItem::apply(&mut nothing, &write).unwrap();
-    assert_eq!(
-        (made.incarnation, made.sequence, made.expires_at_seconds),
-        (1_000, 1_001, 5)
-    );
-}
-
-#[test]
-fn ring_guards_hold_for_what_they_were_planned_for() {
-    let limit = limit(1_000);
-    let holds = |guard, ring| {
-        let item = item(&limit, 0, ring);
-        is_applied(&item, &guarded(&item, guard))
-    };
-    let live = |held_max, held_before_max| RingGuard::Live {
-        lease_ttl_ms: 1_600,
-        epoch: EPOCH,
-        held_max,
-        held_before_max,
-    };
-    assert!(holds(RingGuard::Absent, None) && !holds(RingGuard::Absent, ring(0, 0, 0)));
-    assert!(!holds(live(99, 99), None));
-    assert!(holds(live(20, 10), ring(0, 20, 10)));
-    assert!(!holds(live(19, 10), ring(0, 20, 10)));
-    assert!(!holds(live(20, 9), ring(0, 20, 10)));
-    // Last written in the epoch before: what was held then is before.
-    assert!(holds(live(0, 20), ring(1, 20, 10)) && !holds(live(0, 19), ring(1, 20, 10)));
-    assert!(!holds(live(99, 99), ring(2, 20, 10)));
-    let mut other = ring(0, 0, 0);
-    other.as_mut().unwrap().epoch += 1;
-    assert!(!holds(live(99, 99), other), "a later epoch");
-    other = ring(0, 0, 0);
-    other.as_mut().unwrap().lease_ttl_ms += 1;
-    assert!(!holds(live(99, 99), other), "of other lengths");
-    let seen = ring(0, 20, 10).unwrap();
-    let unchanged = RingGuard::Unchanged(seen);
-    assert!(holds(unchanged, Some(seen)) && !holds(unchanged, None));
-    let mut told = seen;
-    told.demand_milli = [1, 2, 3];
-    assert!(holds(unchanged, Some(told)), "demand is no matter");
-    for change in [
-        |ring: &mut Ring| ring.held[2] += 1,
-        |ring: &mut Ring| ring.epoch += 1,
-        |ring: &mut Ring| ring.lease_ttl_ms += 1,
-    ] {
-        let mut other = seen;
-        change(&mut other);
-        assert!(!holds(unchanged, Some(other)));
-    }
-}
-
-#[test]
-fn change_of_a_limit_adds_up() {
-    let limit = limit(1_000);
-    let mut held = ring(0, 20, 10).unwrap();
-    held.held = [1, 2, 3];
-    held.demand_milli = [4, 5, 6];
-    let seen = item(&limit, 0, Some(held));
-    let changed = |change: LimitChange| {
-        let mut write = guarded(&seen, RingGuard::Any);
-        let LimitAction::Update { guard, .. } = write.limits[0].action else {
-            panic!();
-        };
-        write.limits[0].action = LimitAction::Update { guard, change };
-        let mut table = Some(seen.clone());
-        let mut item = BucketItem::apply(&mut table, &write).unwrap();
-        item.limits.remove(0).1
-    };
-    let terms = Terms {
-        burst: 5,
-        ..*limit.terms()
-    };
-    let add = RingChange::Add {
-        epoch: EPOCH + 1,
-        held: 10,
-        held_before: 20,
-        demand_milli: 30,
-        demand_before_milli: 40,
-    };
-    let change = LimitChange {
-        z: ZChange::Add(5),
-        terms: Some(terms),
-        consumed: -3,
-        ring: add,
-    };
-    let left = changed(change);
-    assert_eq!(left.z, limit.terms().empty_at(T0) + 5);
-    assert_eq!((left.terms, left.consumed), (terms, -3));
-    let ring = Ring {
-        lease_ttl_ms: 1_600,
-        epoch: EPOCH + 1,
-        held: [21, 12, 0],
-        demand_milli: [44, 35, 0],
-    };
-    assert_eq!(left.ring, Some(ring));
-    let left = changed(LimitChange {
-        z: ZChange::Set(5),
-        terms: None,
-        consumed: 4,
-        ring: RingChange::Reset(ring),
-    });
-    assert_eq!((left.z, left.consumed, left.ring), (5, 4, Some(ring)));
-    assert_eq!(left.terms, *limit.terms());
-    assert_eq!(ring.held_in(EPOCH), (21, 0));
-    assert_eq!(ring.held_in(EPOCH + 1), (12, 21));
-    assert!(ring.is_live(EPOCH + 2) && !ring.is_live(EPOCH + 3));
-    assert!(ring.is_live(EPOCH));
-    assert_eq!([0, 1, 2, 3, 4].map(Ring::slot), [0, 1, 2, 0, 1]);
-}
-
-#[test]
-fn arithmetic_is_exact() {
-    // 7 tokens in 2 s: a token is 2 * 10^9 ticks, a nanosecond 7.
-    let terms = Terms {
-        capacity: 1,
-        burst: 10,
-        refill_amount: 7,
-        refill_period_seconds: 2,
-    };
-    assert_eq!(terms.token(), 2_000_000_000);
-    assert_eq!(terms.refill(Duration::from_nanos(3)), 21);
-    assert_eq!(terms.full(), 20_000_000_000);
-    let now = WallTime::from_nanos(100_000_000_000);
-    assert_eq!(terms.empty_at(now), 700_000_000_000);
-    assert_eq!(terms.full_at(now), 680_000_000_000);
-    assert_eq!(terms.level(699_999_999_999, now), 1);
-    assert_eq!(terms.level(1, now), terms.full());
-    assert_eq!(
-        (
-            terms.tokens(700_000_000_001, now),
-            terms.tokens(700_000_000_000, now)
-        ),
-        (-1, 0)
-    );
-    assert_eq!(
-        (terms.to_tokens(3_999_999_999), terms.to_tokens(-1)),
-        (1, -1)
-    );
-    assert_eq!(
-        (terms.to_tokens(Ticks::MAX), terms.to_tokens(Ticks::MIN)),
-        (i64::MAX, i64::MIN)
-    );
-    assert_eq!(terms.tokens_in(Duration::from_secs(1)), 3);
-    assert_eq!(terms.tokens_in(Duration::from_secs(2)), 7);
-    // Full 20 * 10^9 / 7 nanoseconds after it was empty.
-    assert_eq!(terms.full_by(0), 3);
-    assert_eq!(terms.full_by(7_000_000_000 - 20_000_000_000), 1);
-    assert_eq!(terms.full_by(7_000_000_001 - 20_000_000_000), 2);
-    assert_eq!(terms.full_by(-90_000_000_000), 0);
-    assert_eq!(terms.full_by(Ticks::MAX >> 24), u64::MAX);
-    assert_eq!(terms.time_for(-1), Duration::ZERO);
-    assert_eq!(terms.time_for(0), Duration::ZERO);
-    assert_eq!(terms.time_for(1), Duration::from_nanos(1));
-    assert_eq!(terms.time_for(7), Duration::from_nanos(1));
-    assert_eq!(terms.time_for(8), Duration::from_nanos(2));
-    assert_eq!(
-        terms.time_for(Ticks::MAX >> 8),
-        Duration::from_nanos(u64::MAX)
-    );
-    assert_eq!(terms.time_until(1_999_999_993, 1), Duration::from_nanos(1));
-    assert_eq!(terms.time_until(0, 7), Duration::from_secs(2));
-    assert_eq!(terms.time_until(2_000_000_000, 1), Duration::ZERO);
-    // The same level, in other ticks, and cut to the other burst.
-    let other = Terms {
-        burst: 4,
-        refill_amount: 3,
-        refill_period_seconds: 5,
-        ..terms
-    };
-    let level = |level: Ticks| {
-        let z = terms.empty_at(now) - level;
-        other.empty_at(now) - other.converted(&terms, z, now)
-    };
-    assert_eq!(level(4_000_000_002), 10_000_000_005);
-    assert_eq!(level(4_000_000_001), 10_000_000_002, "rounded down");
-    assert_eq!(level(-1), -3);
-    assert_eq!(level(9_000_000_000), other.full());
-}
-
-#[test]
-fn trickle_is_exact() {
-    let at = |millis: u64| MonotonicTime::from_nanos(millis * 1_000_000);
-    let mut trickle = Trickle::new(at(1_000), ms(1_000), 10);
-    assert_eq!(trickle.end(), at(2_000));
-    assert_eq!(
-        (trickle.release(at(1_399)), trickle.release(at(1_400))),
-        (3, 1)
-    );
-    assert_eq!(trickle.pending(), 6);
-    assert_eq!(trickle.time_until(at(1_400), 2), Some(ms(200)));
-    assert_eq!(
-        trickle.time_until(at(1_400), 8),
-        Some(ms(800)),
-        "beyond the end"
-    );
-    assert_eq!(trickle.cancel(4), 4);
-    assert_eq!(trickle.pending(), 2);
-    assert_eq!(
-        trickle.time_until(at(1_400), 1),
-        Some(Duration::from_nanos(433_333_334))
-    );
-    assert_eq!((trickle.cancel(5), trickle.pending()), (2, 0));
-    assert_eq!(trickle.release(at(9_000)), 0);
-    assert_eq!(Trickle::default().time_until(at(0), 1), None);
-    let mut trickle = Trickle::new(at(1_000), ms(1_000), 10);
-    trickle.delay(at(900), at(1_900));
-    assert_eq!((trickle.end(), trickle.release(at(1_100))), (at(2_000), 1));
-    trickle.delay(at(1_500), at(2_500));
-    assert_eq!(trickle.end(), at(2_500));
-    assert_eq!(
-        (trickle.release(at(1_699)), trickle.release(at(1_700))),
-        (0, 1)
-    );
-    assert_eq!(trickle.release(at(2_499)), 7);
-    assert_eq!(trickle.release(at(2_500)), 1);
-    let mut at_once = Trickle::new(at(5), Duration::ZERO, 3);
-    assert_eq!(at_once.end(), MonotonicTime::from_nanos(5_000_001));
-    assert_eq!(at_once.release(at(5)), 0);
-    assert_eq!(at_once.release(at(6)), 3);
-    at_once.delay(at(7), at(7));
-    assert_eq!(at_once.end(), MonotonicTime::from_nanos(7_000_001));
-}
-
-#[test]
-fn payments_are_kept_apart_by_payer() {
-    let of = crate::Charges::of;
-    let kept = |payments: &crate::Payments| -> Vec<(Payer, u64)> {
-        payments
-            .iter()
-            .map(|paid| (paid.payer, paid.charges.tokens(0)))
-            .collect()
-    };
-    let mut payments = crate::Payments::new(Payer::Block(1), of(0, 10));
-    payments.add(Payer::Block(2), 0, 20);
-    assert_eq!(
-        kept(&payments),
-        [(Payer::Block(1), 10), (Payer::Block(2), 20)]
-    );
-    assert_eq!(payments.first(), Payer::Block(1));
-    assert_eq!(payments.last(), Payer::Block(2));
-    // Of blocks before the last only their sum is of interest, under the name of the oldest.
-    payments.add(Payer::Block(3), 0, 30);
-    assert_eq!(
-        kept(&payments),
-        [(Payer::Block(1), 30), (Payer::Block(3), 30)]
-    );
-    payments.add(Payer::Block(0), 0, 1);
-    payments.add(Payer::Block(u32::MAX), 0, 1);
-    let joined = [(Payer::Block(0), 61), (Payer::Block(u32::MAX), 1)];
-    assert_eq!(kept(&payments)[1..], joined[1..]);
-    assert_eq!(payments.tokens(0), 62);
-    let table = Payer::Table(Some(3));
-    payments.add(table, 0, 5);
-    payments.add(table, 0, 5);
-    payments.add(Payer::Block(9), 0, 7);
-    let count = payments.iter().count();
-    assert_eq!(
-        kept(&payments)[count - 2..],
-        [(table, 10), (Payer::Block(9), 7)]
-    );
-    assert_eq!(payments.charges().tokens(0), 79);
-    let back = payments.take_back(0, 9);
-    let back: Vec<_> = back
-        .iter()
-        .map(|paid| (paid.payer, paid.charges.tokens(0)))
-        .collect();
-    assert_eq!(back, [(Payer::Block(9), 7), (table, 2)]);
-    assert_eq!(payments.last(), table);
-    assert_eq!(payments.take_back(0, 99).len(), count - 1);
-    assert_eq!(
-        (payments.iter().count(), payments.last()),
-        (0, Payer::Block(1))
-    );
-    let limit = limit(1_000);
-    let item = item(&limit, 0, None);
-    assert!(Payer::Table(None).debited(&item) && Payer::Table(Some(7)).debited(&item));
-    for payer in [Payer::Table(Some(8)), Payer::Block(7), Payer::Nobody] {
-        assert!(!payer.debited(&item));
-    }
 }
